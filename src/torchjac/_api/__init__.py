@@ -1,0 +1,1 @@
+"""The public calls; each composes the stages."""

@@ -1,0 +1,259 @@
+"""The evaluation as a whole: record, choose, climb down the ladder, check, hand over."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
+from torchjac._evaluate.blocks import Blocks, block_shape
+from torchjac._evaluate.choose import Choice, choose
+from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.memory import Budget, MemoryMeter, is_negligible
+from torchjac._evaluate.options import Options
+from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.randomness import RandomState, random_state
+from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publish
+from torchjac._evaluate.reverse import reverse_at_once
+from torchjac._evaluate.seeds import BatchDims, seed_count
+from torchjac._evaluate.strict import check_dependence, check_outputs
+from torchjac._evaluate.tape import Tape, grad_recorded, record
+from torchjac._evaluate.transform import differentiate_in_transform
+from torchjac._evaluate.watch import Watch
+from torchjac._evaluate.witness import Witness, testify
+from torchjac._evaluate.work import Work
+from torchjac._inputs.signature import Outputs, Signature
+from torchjac._inputs.warn import warn
+from torchjac._torch import inside_transform, node_names
+from torchjac.errors import DisagreementWarning, FallbackWarning, IndependenceWarning
+
+
+class Solution(NamedTuple):
+    """The value of a function, with its graph where it has one, and its Jacobian, flat."""
+
+    outputs: Outputs
+    blocks: list[list[Tensor]]
+
+
+def differentiate(signature: Signature, options: Options) -> Solution:
+    """Evaluate a function and its Jacobian.
+
+    Args:
+        signature: The function and where to differentiate it.
+        options: How.
+
+    Returns:
+        The value and blocks[i][j], shape (*output i, *input j).
+    """
+    leaves = signature.leaves
+    if inside_transform():
+        outputs, blocks = differentiate_in_transform(signature, options)
+        return Solution(outputs, filled(blocks, outputs, leaves))
+    point = evaluate(signature, options)
+    outputs = point.outputs
+    if point.tape is not None:
+        _look_at_outputs(signature.api, point.tape, options)
+    choice = choose(
+        options.strategy,
+        sum([leaf.numel() for leaf in leaves]),
+        sum([output.numel() for output in outputs.tensors]),
+        holomorphic=signature.holomorphic,
+    )
+    negligible = point.tape is not None and is_negligible(outputs.tensors, leaves)
+    blocks = None
+    if negligible and options.is_plain and choice.mode == "reverse-mode":
+        blocks = _at_once(point, options)
+    if blocks is None:
+        with Progress(shown=options.progress, label=signature.api) as progress:
+            work = point.work(options, None, negligible, progress)
+            blocks = compute(work, choice)
+            outputs = work.outputs
+    if signature.holomorphic and choice.mode == "reverse-mode":
+        # PyTorch pulls back with the conjugate transpose.
+        blocks = [[None if b is None else b.conj().resolve_conj() for b in row] for row in blocks]
+    return Solution(outputs, filled(blocks, outputs, leaves))
+
+
+class Point(NamedTuple):
+    """The function evaluated once, with its graph unless forward mode was asked for."""
+
+    signature: Signature
+    state: RandomState
+    tape: Tape | None
+    outputs: Outputs
+    held_bytes: int
+
+    def work(
+        self, options: Options, batch: BatchDims | None, negligible: bool, progress: Progress
+    ) -> Work:
+        """Start on the Jacobian at this point."""
+        budget = Budget(self.signature.api, options.memory, options.chunk_size, self.held_bytes)
+        return Work(
+            self.signature,
+            options,
+            batch,
+            self.state,
+            self.outputs,
+            self.tape,
+            budget,
+            negligible,
+            progress,
+        )
+
+
+def evaluate(signature: Signature, options: Options, *, always_record: bool = False) -> Point:
+    """Evaluate the function once.
+
+    Args:
+        signature: The function and where to differentiate it.
+        options: How.
+        always_record: Keep the graph even if forward mode was asked for.
+
+    Returns:
+        Everything that is known of the function at this point.
+    """
+    state = random_state(signature.leaves)
+    watch = None if options.quiet else Watch(signature.api)
+    graph = options.create_graph
+    held_bytes = 0
+    if options.strategy == "forward-mode" and not (graph or options.strict or always_record):
+        with grad_recorded():
+            outputs = signature.evaluate([leaf.detach().clone() for leaf in signature.leaves])
+        return Point(signature, state, None, outputs, 0)
+    if isinstance(options.memory, int):
+        with MemoryMeter() as meter:
+            tape = record(signature, create_graph=graph, watch=watch)
+        held_bytes = meter.live_bytes()
+    else:
+        tape = record(signature, create_graph=graph, watch=watch)
+    if graph and uses_fused_attention(node_names(tape.outputs.tensors)):
+        # Its backward pass has no derivative, which would show only when one asks for it.
+        signature = with_math_attention(signature)
+        with state.replayed():
+            tape = record(signature, create_graph=True)
+    return Point(signature, state, tape, tape.outputs, held_bytes)
+
+
+def _look_at_outputs(api: str, tape: Tape, options: Options) -> None:
+    if options.strict:
+        check_outputs(tape)
+        check_dependence(tape, create_graph=options.create_graph)
+        return
+    for i, output in enumerate(tape.outputs.tensors):
+        if not (output.requires_grad or options.quiet or options.allow_constant) and output.numel():
+            warn(
+                f"{api}: output {i} of `func` carries no derivative: it does not depend on the "
+                "inputs, was detached, or was computed under no_grad. Its block of the Jacobian "
+                "is zero. strict=True makes this an error; return constants as aux.",
+                IndependenceWarning,
+            )
+
+
+def _at_once(point: Point, options: Options) -> Blocks | None:
+    """Rows of a small problem, or None where somebody wants to know or PyTorch cannot batch.
+
+    The ladder then tries again, and says what PyTorch said.
+    """
+    if point.tape is None or is_listened_to():
+        return None
+    try:
+        return reverse_at_once(point.tape, create_graph=options.create_graph)
+    except Exception:
+        return None
+
+
+def compute(work: Work, choice: Choice) -> Blocks:
+    """Climb down the ladder; a Jacobian by forward mode is compared with a witness.
+
+    Args:
+        work: The function, evaluated.
+        choice: The mode to begin with.
+
+    Returns:
+        The blocks.
+    """
+    if choice.mode == "reverse-mode" or work.tape is None:
+        return climb(work, choice)
+    witness = testify(work.tape)
+    if not work.options.create_graph and work.batch is None:
+        # The memory of the graph is better spent on tangents.
+        detached = tuple([t.detach() for t in work.outputs.tensors])
+        work.outputs = work.outputs._replace(tensors=detached)
+        work.tape = None
+    blocks = climb(work, choice)
+    if work.batch is not None or _confirmed(work, witness, blocks):
+        return blocks
+    return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
+
+
+def _confirmed(work: Work, witness: Witness, blocks: Blocks) -> bool:
+    if witness.agrees(blocks):
+        return True
+    if not work.options.quiet:
+        warn(
+            f"{work.signature.api}: forward and reverse mode disagree for this function, as with "
+            "an autograd.Function whose `jvp` and `backward` do not belong together. The answer "
+            "is that of reverse mode; `torchjac.check` shows the numbers.",
+            DisagreementWarning,
+        )
+    return False
+
+
+def climb(work: Work, choice: Choice) -> Blocks:
+    """Climb down the ladder and report.
+
+    Args:
+        work: The function, evaluated.
+        choice: The mode to begin with.
+
+    Returns:
+        The blocks.
+    """
+    rung, blocks, refusals = climb_down(work.rungs(choice.mode))
+    if refusals and not work.options.quiet:
+        warn(explain_refusals(work.signature.api, rung, refusals), FallbackWarning)
+    if is_listened_to():
+        publish(_evaluation(work, choice, rung), refusals)
+    if choice.mode == "forward-mode" and work.options.strategy == "auto":
+        # What a block is, dtype and device, must not depend on the mode that was chosen here.
+        leaves = work.signature.leaves
+        return [[b if b is None else b.to(x) for b, x in zip(row, leaves, strict=True)]
+                for row in blocks]
+    return blocks
+
+
+def explain_refusals(api: str, rung: Rung[Blocks], refusals: Sequence[Refusal]) -> str:
+    reasons = "; ".join(f"{refusal.method}: {refusal.reason}" for refusal in refusals)
+    return f"{api}: computed by {rung.name}, since PyTorch cannot take a faster way ({reasons})."
+
+
+def _evaluation(work: Work, choice: Choice, rung: Rung[Blocks]) -> Evaluation:
+    chunks, batch = work.chunks, work.batch
+    if rung.mode == "reverse-mode":
+        seeded, dim = work.outputs.tensors, None if batch is None else batch.outputs
+    else:
+        seeded, dim = work.signature.leaves, None if batch is None else batch.inputs
+    return Evaluation(
+        api=work.signature.api,
+        mode=rung.mode,
+        method=rung.method,
+        why=choice.why,
+        seeds=sum(seed_count(t, dim) for t in seeded),
+        passes=chunks.passes,
+        chunk_size=chunks.largest,
+        seed_bytes=chunks.seed_bytes,
+        result_bytes=chunks.result_bytes,
+    )
+
+
+def filled(
+    blocks: Blocks, outputs: Outputs, leaves: Sequence[Tensor], batch: BatchDims | None = None
+) -> list[list[Tensor]]:
+    """Blocks with zeros where there is no path."""
+    return [
+        [
+            x.new_zeros(block_shape(output, x, batch)) if block is None else block
+            for block, x in zip(row, leaves, strict=True)
+        ]
+        for row, output in zip(blocks, outputs.tensors, strict=True)
+    ]

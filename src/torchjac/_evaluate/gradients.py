@@ -1,0 +1,112 @@
+"""The gradient of a scalar function, as a function: what a Hessian is the Jacobian of."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchjac._inputs.signature import Outputs, Signature
+from torchjac._torch import inside_transform
+from torchjac.errors import ShapeError, StrictError
+
+
+def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
+    """The function x -> grad f(x), with the aux of f.
+
+    Args:
+        signature: A function that returns one element.
+        strict: Refuse inputs that the function or its gradient does not depend on.
+
+    Returns:
+        The signature of its gradient: one output per input, differentiable.
+    """
+
+    def gradient(outputs: Outputs, leaves: Sequence[Tensor]) -> Any:
+        value = scalar(signature.api, outputs)
+        if strict and not value.requires_grad:
+            raise StrictError(
+                "Output 0 of the user-provided function does not require gradients."
+                " The outputs must be computed in a differentiable manner from the input"
+                " when running in strict mode."
+            )
+        if not value.requires_grad:
+            return tuple(map(torch.zeros_like, leaves)), outputs.aux
+        grads = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        if strict:
+            _check_gradients(grads)
+        return tuple(
+            [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
+        ), outputs.aux
+
+    def call(leaves: Sequence[Tensor]) -> Any:
+        if inside_transform():
+            return _gradient_in_transform(signature, leaves)
+        return gradient(signature.evaluate(leaves), leaves)
+
+    def recall(leaves: Sequence[Tensor]) -> Any:
+        if inside_transform():
+            return _gradient_in_transform(signature, leaves)
+        return gradient(signature.replay(leaves), leaves)
+
+    return signature._replace(call=call, recall=recall, has_aux=True)
+
+
+def scalar_signature(signature: Signature) -> Signature:
+    """The same function, refused as soon as it returns more than one element."""
+
+    def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(leaves: Sequence[Tensor]) -> Any:
+            result = function(leaves)
+            scalar(signature.api, signature.read(result))
+            return result
+
+        return wrapped
+
+    return signature._replace(call=checked(signature.call), recall=checked(signature.recall))
+
+
+def scalar(api: str, outputs: Outputs) -> Tensor:
+    """The one element of the output.
+
+    Raises:
+        ShapeError: There are more elements, or more tensors.
+    """
+    if len(outputs.tensors) != 1 or outputs.tensors[0].numel() != 1:
+        shapes = [tuple(t.shape) for t in outputs.tensors]
+        raise ShapeError(
+            f"{api}: `func` must return one tensor with one element, got shapes {shapes}. "
+            "Reduce it, with .sum() say, or use `torchjac.jacobian`."
+        )
+    return outputs.tensors[0].squeeze()
+
+
+def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> Any:
+    kept: list[Outputs] = []
+
+    def value(*inner: Tensor) -> Tensor:
+        kept.append(signature.replay(inner))
+        return scalar(signature.api, kept[-1])
+
+    gradient, aux = torch.func.grad(
+        lambda *inner: (value(*inner), kept[-1].aux), tuple(range(len(leaves))), has_aux=True
+    )(*leaves)
+    return gradient, aux
+
+
+def _check_gradients(grads: Sequence[Tensor | None]) -> None:
+    for j, grad in enumerate(grads):
+        if grad is None:
+            raise StrictError(
+                f"Output 0 of the user-provided function is independent of input {j}. "
+                "This is not allowed in strict mode."
+            )
+        if not grad.requires_grad:
+            raise StrictError(
+                "While computing the hessian, found that the jacobian of the user-provided"
+                f" function with respect to input {j} is independent of the input. This is not"
+                " allowed in strict mode. You should ensure that your function is twice"
+                " differentiable and that the jacobian depends on the inputs (this would be"
+                " violated by a linear function for example)."
+            )
+

@@ -1,0 +1,160 @@
+"""How much memory there is, what a pass needs, and how many seeds fit into one."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from torchjac._evaluate.seeds import BatchDims, seed_count
+from torchjac._torch import TorchDispatchMode, gradient_bytes
+from torchjac.errors import MemoryBudgetError
+
+MIB = 2**20
+GIB = 2**30
+# Below this, measuring costs more than it could save.
+NEGLIGIBLE_BYTES = 64 * MIB
+# Of the free memory: what a result may take, and what a pass may take of the rest.
+RESULT_SHARE = 0.9
+PASS_SHARE = 0.5
+# What the allocator and temporaries inside kernels may add to what is measured.
+HEADROOM = 0.8
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    return min(psutil.virtual_memory().available, _control_group_free())
+
+
+def _control_group_free() -> int:
+    """What the container allows beyond what it has taken; unlimited outside of one."""
+    folder = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no control groups here, or no limit set ("max")
+        limit = int((folder / "memory.max").read_text())
+        return limit - int((folder / "memory.current").read_text())
+    return 2**62
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of storages made while it is active, and their peak.
+
+    Works on every device and for forward and backward passes alike, since it sees each ATen op
+    after batching. It does not see scratch space inside a kernel.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._live_bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                self._note(value)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._alive.get(key)
+        if known is not None and not known[0].expired():
+            return
+        if known is not None:
+            self._live_bytes -= known[1]
+        self._alive[key] = (StorageWeakRef(storage), storage.nbytes())
+        self._live_bytes += storage.nbytes()
+        if self._live_bytes > self.peak_bytes:
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes())
+
+    def live_bytes(self) -> int:
+        """Bytes made under the meter that are still held."""
+        self._alive = {k: entry for k, entry in self._alive.items() if not entry[0].expired()}
+        self._live_bytes = sum(size for _, size in self._alive.values())
+        return self._live_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the user allows: `memory=` and `chunk_size=`."""
+
+    api: str
+    memory: int | float | None = None
+    chunk_size: int | None = None
+    held_bytes: int = 0
+
+    def pass_bytes(self, result_bytes: int, device: torch.device) -> int:
+        """Bytes that one pass may take beside the result.
+
+        Raises:
+            MemoryBudgetError: The result itself is larger than the budget.
+        """
+        if isinstance(self.memory, int):
+            limit = self.memory
+            beside = self.memory - self.held_bytes
+        else:
+            free = free_bytes(device)
+            limit = int(free * (RESULT_SHARE if self.memory is None else self.memory))
+            share = PASS_SHARE if self.memory is None else self.memory
+            beside = int((free - result_bytes) * share)
+        if result_bytes > limit:
+            raise MemoryBudgetError(
+                f"{self.api}: the Jacobian needs {human(result_bytes)}, more than the memory "
+                f"budget of {human(limit)}. Ways out: raise `memory=`; differentiate fewer inputs "
+                "with `wrt=`; use `batch_jacobian` if samples do not mix; or take products with "
+                "`torchjac.functional.jvp` and `vjp`, which never hold it."
+            )
+        return max(beside, 1)
+
+
+def result_bytes(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], batch: BatchDims | None = None
+) -> int:
+    """Bytes of the Jacobian of `outputs` with respect to `leaves`, or of its samples."""
+    width = sum([x.numel() * x.element_size() for x in leaves])
+    dim = None if batch is None else batch.outputs
+    return width * sum([seed_count(output, dim) for output in outputs])
+
+
+def is_negligible(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], batch: BatchDims | None = None
+) -> bool:
+    """Whether all seeds at once need less than is worth measuring, by the graph of `outputs`."""
+    dim = None if batch is None else batch.outputs
+    seeds = sum([seed_count(output, dim) for output in outputs])
+    limit = NEGLIGIBLE_BYTES - result_bytes(outputs, leaves, batch)
+    # Twice the gradients in the graph: temporaries of their size may stand beside them.
+    allowed = limit // (2 * max(seeds, 1))
+    return limit > 0 and gradient_bytes(outputs, allowed) <= allowed
+
+
+def human(size: int) -> str:
+    """A number of bytes in the unit that reads best.
+
+    >>> human(3 * 2**30)
+    '3.00 GiB'
+    """
+    if size >= GIB:
+        return f"{size / GIB:.2f} GiB"
+    return f"{size / MIB:.2f} MiB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device has no memory left."""
+    if isinstance(error, MemoryBudgetError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,157 @@
+"""Run many seeds through one kind of pass, in chunks that fit, into one result.
+
+The first chunk is a probe: one seed, measured. The next is sized by what the probe took, and on
+an out-of-memory error from the device the size is halved and the sweep goes on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.memory import (
+    HEADROOM,
+    Budget,
+    MemoryMeter,
+    human,
+    is_out_of_memory,
+)
+from torchjac._evaluate.progress import Progress
+from torchjac._inputs.warn import warn
+from torchjac.errors import MemoryBudgetWarning
+
+# run(start, stop, last) -> one tensor (stop - start, *shape) per target, or None for zero
+Pass = Callable[[int, int, bool], Sequence[Tensor | None]]
+SECOND_PROBE = 16
+
+
+@dataclass(slots=True)
+class Chunks:
+    """How many seeds go into the next pass; learns from each."""
+
+    budget: Budget
+    result_bytes: int
+    negligible: bool
+    device: torch.device
+    progress: Progress
+    passes: int = 0
+    largest: int = 0
+    seed_bytes: int = 0
+    _probes: int = 0
+    _cap: int = field(default=2**62)
+
+    def next_size(self, remaining: int) -> int:
+        """Seeds for the next pass."""
+        if self.budget.chunk_size is not None:
+            size = self.budget.chunk_size
+        elif self.negligible:
+            size = remaining
+        elif not self.seed_bytes:
+            self.budget.pass_bytes(self.result_bytes, self.device)  # refuses what cannot fit
+            size = 1
+        else:
+            allowed = int(self._allowed_bytes() * HEADROOM / self.seed_bytes)
+            size = max(1, min(allowed, SECOND_PROBE if self._probes < 2 else allowed))
+        return min(size, remaining, self._cap)
+
+    def _allowed_bytes(self) -> int:
+        return self.budget.pass_bytes(self.result_bytes, self.device)
+
+    def measures(self) -> bool:
+        """Whether the next pass is worth measuring."""
+        return self.budget.chunk_size is None and not self.negligible and self._probes < 2
+
+    def learn(self, size: int, peak_bytes: int) -> None:
+        """Take in what a measured pass took."""
+        self._probes += 1
+        self.seed_bytes = max(1, peak_bytes // size)
+        if size == 1 and isinstance(self.budget.memory, int):
+            self._warn_if_one_seed_is_too_much(peak_bytes)
+
+    def _warn_if_one_seed_is_too_much(self, peak_bytes: int) -> None:
+        allowed = self._allowed_bytes()
+        if peak_bytes > allowed:
+            warn(
+                f"{self.budget.api}: one seed needs {human(peak_bytes)}, more than the "
+                f"{human(allowed)} that `memory=` leaves beside what is held; going on one seed "
+                "at a time. Checkpoint the function, or raise `memory=`.",
+                MemoryBudgetWarning,
+            )
+
+    def halve(self, size: int) -> None:
+        """Make every later pass at most half of `size`."""
+        self._cap = max(1, size // 2)
+
+
+def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> list[Tensor | None]:
+    """Run all seeds.
+
+    Args:
+        total: Number of seeds.
+        run: One pass over seeds start to stop.
+        chunks: Sizes of the passes.
+        differentiable: Whether the pieces carry a graph, and so must not be copied into place.
+
+    Returns:
+        For each target a tensor (total, *shape), or None where it is zero.
+    """
+    pieces: list[Sequence[Tensor | None]] = []
+    whole: list[Tensor | None] = []
+    start = 0
+    while start < total or (total == 0 and not pieces):
+        size = chunks.next_size(total - start)
+        stop = start + size
+        try:
+            part = _measured(run, start, stop, total, chunks)
+        except Exception as error:
+            if size <= 1 or not is_out_of_memory(error):
+                raise
+            chunks.halve(size)
+            continue
+        chunks.passes += 1
+        chunks.largest = max(chunks.largest, size)
+        chunks.progress.advance(size)
+        if stop == total and not start:
+            return [None if p is None else own(p, differentiable) for p in part]
+        if differentiable:
+            pieces.append(part)
+        else:
+            whole = whole or [_room(p, total) for p in part]
+            for room, piece in zip(whole, part, strict=True):
+                if room is not None and piece is not None:
+                    room[start:stop] = piece.detach()
+        start = stop
+        del part  # before the next pass, or both would be held at once
+    return _joined(pieces) if differentiable else whole
+
+
+def _measured(
+    run: Pass, start: int, stop: int, total: int, chunks: Chunks
+) -> Sequence[Tensor | None]:
+    last = stop == total
+    if stop - start == total or not chunks.measures():
+        return run(start, stop, last)
+    with MemoryMeter() as meter:
+        part = run(start, stop, last)
+    chunks.learn(stop - start, meter.peak_bytes)
+    return part
+
+
+def own(piece: Tensor, differentiable: bool) -> Tensor:
+    """The piece, with memory of its own where broadcasting left it with overlaps."""
+    if not differentiable:
+        piece = piece.detach()
+    overlaps = 0 in piece.stride() and piece.numel() > 1
+    return piece.contiguous() if overlaps else piece
+
+
+def _room(piece: Tensor | None, total: int) -> Tensor | None:
+    return None if piece is None else piece.new_empty(total, *piece.shape[1:])
+
+
+def _joined(pieces: list[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    return [
+        None if column[0] is None else torch.cat([p for p in column if p is not None])
+        for column in zip(*pieces, strict=True)
+    ]

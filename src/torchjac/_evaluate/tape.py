@@ -1,0 +1,183 @@
+"""A tape: one recorded evaluation of the function, ready for pullbacks.
+
+Two kinds answer the same questions. `Tape` stands on the autograd graph and is what a plain call
+uses. `TransformTape` stands on `torch.func.vjp` and is used inside `vmap`, `grad` or `jvp` of
+`torch.func`, where a graph of one's own cannot be made.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from torchjac._inputs.signature import Outputs, Signature
+from torchjac._torch import batched, fast_backward
+
+
+class Linearized(Protocol):
+    """What evaluation needs of a recorded function."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The tensors differentiated at."""
+        ...
+
+    @property
+    def outputs(self) -> Outputs:
+        """The value of the function."""
+        ...
+
+    def pull(
+        self,
+        which: Sequence[int],
+        cotangents: Sequence[Tensor],
+        *,
+        stacked: bool,
+        create_graph: bool,
+        last: bool,
+    ) -> list[Tensor | None]:
+        """Vector-Jacobian products with the outputs `which`.
+
+        u -> (J[i, j]^T u summed over i) for each input j; None where no path exists. With
+        `stacked` every cotangent has a leading axis of independent seeds, and so has the answer.
+        `last` says that no further pass will come.
+        """
+        ...
+
+
+class Tape(NamedTuple):
+    """The autograd graph of one evaluation."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: Outputs
+    retain_graph: bool = True
+
+    def pull(
+        self,
+        which: Sequence[int],
+        cotangents: Sequence[Tensor],
+        *,
+        stacked: bool,
+        create_graph: bool,
+        last: bool,
+    ) -> list[Tensor | None]:
+        """See `Linearized.pull`."""
+        tensors = self.outputs.tensors
+        live = [k for k, i in enumerate(which) if tensors[i].requires_grad]
+        if not live:
+            return [None] * len(self.inputs)
+        outputs = [tensors[which[k]] for k in live]
+        seeds = [cotangents[k] for k in live]
+        keep = self.retain_graph or not last
+
+        def run(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            return fast_backward(
+                outputs, self.inputs, seeds, create_graph=create_graph, retain_graph=keep
+            )
+
+        return batched(run, seeds) if stacked else list(run(seeds))
+
+
+class TransformTape(NamedTuple):
+    """The pullback of `torch.func.vjp`, for calls from inside a transform."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: Outputs
+    pullback: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+    def pull(
+        self,
+        which: Sequence[int],
+        cotangents: Sequence[Tensor],
+        *,
+        stacked: bool,
+        create_graph: bool,  # noqa: ARG002 - transforms are always differentiable
+        last: bool,  # noqa: ARG002 - and keep their graph
+    ) -> list[Tensor | None]:
+        """See `Linearized.pull`."""
+        full = list(map(torch.zeros_like, self.outputs.tensors))
+        if not stacked:
+            for i, cotangent in zip(which, cotangents, strict=True):
+                full[i] = cotangent
+            return list(self.pullback(tuple(full)))
+
+        def run(*seeds: Tensor) -> tuple[Tensor, ...]:
+            for i, seed in zip(which, seeds, strict=True):
+                full[i] = seed
+            return self.pullback(tuple(full))
+
+        return list(torch.vmap(run)(*cotangents))
+
+
+def record(
+    signature: Signature, *, create_graph: bool, watch: AbstractContextManager[Any] | None = None
+) -> Tape:
+    """Evaluate the function once and keep its autograd graph.
+
+    The function gets copies, so that writing to its arguments in place neither fails (as it does
+    on leaves of a graph) nor alters the user's tensors.
+
+    Args:
+        signature: What to evaluate, and at which tensors.
+        create_graph: Keep the connection to the graph that the inputs came from.
+        watch: Looks on while the function runs.
+
+    Returns:
+        The tape.
+    """
+    with grad_recorded():
+        leaves = tuple([leaf_of(t, create_graph) for t in signature.leaves])
+        copies = [leaf.clone() for leaf in leaves]
+        if watch is None:
+            return Tape(leaves, signature.evaluate(copies))
+        with watch:
+            return Tape(leaves, signature.evaluate(copies))
+
+
+def grad_recorded() -> AbstractContextManager[Any]:
+    """A block in which autograd records, whatever the caller has switched off."""
+    if not torch.is_inference_mode_enabled():
+        return torch.enable_grad()
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.enable_grad())
+    return stack
+
+
+def leaf_of(tensor: Tensor, create_graph: bool) -> Tensor:
+    """A new tensor with the value of `tensor` that autograd can tell from the original."""
+    if tensor.is_inference():  # cannot be recorded by autograd, a copy of it can
+        return tensor.clone().requires_grad_()
+    if create_graph and tensor.requires_grad:
+        return tensor.clone() if tensor.layout is not torch.strided else tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
+
+
+def record_in_transform(
+    evaluate: Callable[[list[Tensor]], Outputs], leaves: tuple[Tensor, ...]
+) -> TransformTape:
+    """Evaluate a function once inside a `torch.func` transform.
+
+    Args:
+        evaluate: The function.
+        leaves: Where.
+
+    Returns:
+        The tape.
+    """
+    kept: list[Outputs] = []
+
+    def flat(*inner: Tensor) -> tuple[Tensor, ...]:
+        kept.append(evaluate([leaf.clone() for leaf in inner]))
+        return kept[-1].tensors
+
+    values, pullback = torch.func.vjp(flat, *leaves)
+    outputs = Outputs(tuple(values), kept[-1].spec, kept[-1].aux)
+    return TransformTape(leaves, outputs, pullback)
+
+
+def detach(value: Any) -> Any:
+    """A tensor without its history; anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,0 +1,55 @@
+"""Watch the user's function while it runs, for what autograd does not see.
+
+`.item()` and its kin turn a tensor into a number, which carries no derivative. And forward mode
+ignores `torch.no_grad`, where reverse mode does not: here both take such a block as constant.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from torchjac._inputs.warn import warn
+from torchjac._torch import forward_grad_enabled, is_grad_switch
+from torchjac.errors import HiddenValueWarning
+
+_READERS = frozenset(
+    {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__}
+)
+
+
+class Watch(TorchFunctionMode):
+    """Active around one evaluation of the user's function."""
+
+    def __init__(self, api: str, *, warn: bool = True) -> None:
+        super().__init__()
+        self._api = api
+        self._warn = warn
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if self._warn and func in _READERS and _depends_on_inputs(args[0]):
+            self._report(func.__name__)
+            with warnings.catch_warnings():  # PyTorch's own words for the same, less exact
+                warnings.simplefilter("ignore", UserWarning)
+                return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if is_grad_switch(func):
+            forward_grad_enabled(*args)
+        return result
+
+    def _report(self, name: str) -> None:
+        warn(
+            f"{self._api}: `{name}()` turns a tensor that depends on the inputs into a number; "
+            "what is computed from it counts as constant. Keep it a tensor, or detach() it first "
+            "if that is meant.",
+            HiddenValueWarning,
+        )
+
+
+def _depends_on_inputs(tensor: Tensor) -> bool:
+    """Whether autograd, in whatever mode, follows `tensor`."""
+    return tensor.requires_grad or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None

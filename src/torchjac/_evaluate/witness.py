@@ -1,0 +1,90 @@
+"""A witness for a Jacobian: one random product by reverse mode, taken before the Jacobian exists.
+
+u^T J, for one random u, compared with u^T times what was computed. It costs one backward pass.
+It catches what makes forward and reverse mode differ (a custom `autograd.Function` whose two
+derivatives do not belong together), and, for a Jacobian per sample, samples that are not
+independent: the product from the tape then holds terms that no block has.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.blocks import Blocks
+from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.tape import Linearized
+
+# Rounding errors of a product, in units of the precision; half precision is capped.
+TOLERANCE_EPS = 1000.0
+TOLERANCE_CAP = 0.1
+
+
+class Witness(NamedTuple):
+    """u, and u^T J for each input."""
+
+    cotangents: tuple[Tensor, ...]
+    products: tuple[Tensor | None, ...]
+
+    def agrees(self, blocks: Blocks, batch: BatchDims | None = None) -> bool:
+        """Whether u^T times `blocks` is what the tape said."""
+        return all(
+            _close(_contracted(self.cotangents, blocks, j, batch), product, batch)
+            for j, product in enumerate(self.products)
+        )
+
+
+def testify(tape: Linearized) -> Witness:
+    """Take one random product by reverse mode.
+
+    Args:
+        tape: The recorded function.
+
+    Returns:
+        The witness.
+    """
+    cotangents = tuple(random_like(output) for output in tape.outputs.tensors)
+    products = tape.pull(
+        range(len(cotangents)), cotangents, stacked=False, create_graph=False, last=False
+    )
+    return Witness(cotangents, tuple(products))
+
+
+def random_like(tensor: Tensor) -> Tensor:
+    """Standard normal numbers that leave the user's generators alone."""
+    generator = torch.Generator(device=tensor.device).manual_seed(20_240)
+    return torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device, generator=generator)
+
+
+def _contracted(
+    cotangents: tuple[Tensor, ...], blocks: Blocks, j: int, batch: BatchDims | None
+) -> Tensor | None:
+    """u^T J for input j; with samples, shape (B, n)."""
+    total: Tensor | None = None
+    for u, row in zip(cotangents, blocks, strict=True):
+        block = row[j]
+        if block is None or not block.numel():
+            continue
+        u = u.to(block)
+        if batch is None:
+            part = torch.tensordot(u, block.detach(), dims=u.dim())
+        else:
+            apart = u.movedim(batch.outputs, 0).flatten(1).unsqueeze(1)
+            part = (apart @ block.detach().reshape(len(apart), apart.shape[2], -1)).squeeze(1)
+        total = part if total is None else total + part
+    return total
+
+
+def _close(ours: Tensor | None, tape: Tensor | None, batch: BatchDims | None) -> bool:
+    if tape is not None and batch is not None:
+        tape = tape.movedim(batch.inputs, 0).flatten(1)
+    if ours is None or tape is None:
+        present = ours if tape is None else tape
+        return present is None or not bool(present.any())
+    eps = max(torch.finfo(ours.dtype).eps, torch.finfo(tape.dtype).eps)
+    wide = torch.complex128 if ours.is_complex() else torch.float64
+    ours, tape = ours.detach().to(wide), tape.to(wide)
+    finite = ours.isfinite() & tape.isfinite()
+    ours, tape = ours[finite], tape[finite]
+    allowed = min(TOLERANCE_EPS * eps, TOLERANCE_CAP)
+    return bool((ours - tape).norm() <= allowed * (ours.norm() + tape.norm()))

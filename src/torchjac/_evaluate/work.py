@@ -1,0 +1,145 @@
+"""What is known once the function was recorded, and the ways from there to a Jacobian."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
+from torchjac._evaluate.blocks import Blocks
+from torchjac._evaluate.double_backward import double_backward
+from torchjac._evaluate.forward import forward, replaying
+from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.memory import Budget, result_bytes
+from torchjac._evaluate.options import Options
+from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.randomness import RandomState
+from torchjac._evaluate.replicated import replicated
+from torchjac._evaluate.reverse import reverse
+from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.sweep import Chunks
+from torchjac._evaluate.tape import Tape, grad_recorded, leaf_of, record
+from torchjac._inputs.signature import Outputs, Signature
+from torchjac._torch import node_names
+
+METHODS = {True: "vmap", False: "loop"}
+
+
+@dataclass(slots=True)
+class Work:
+    """One evaluation under way.
+
+    Attributes:
+        signature: The function.
+        options: How to compute.
+        batch: Axes of independent samples, None for the whole Jacobian.
+        state: Where the random generators stood before the function ran.
+        outputs: Its value.
+        tape: Its graph, while it is kept.
+        budget: What memory may be used.
+        negligible: Whether all seeds at once need so little that nothing is measured.
+        progress: The progress bar.
+        chunks: The accounts of the way that was taken last.
+    """
+
+    signature: Signature
+    options: Options
+    batch: BatchDims | None
+    state: RandomState
+    outputs: Outputs
+    tape: Tape | None
+    budget: Budget
+    negligible: bool
+    progress: Progress
+    chunks: Chunks = field(init=False)
+
+    def rungs(self, mode: str) -> list[Rung[Blocks]]:
+        """Ways to compute, fastest first."""
+        if mode == "reverse-mode":
+            return list(self._reverse_rungs())
+        return [*self._forward_rungs(), *self._double_rungs(), *self._reverse_rungs()]
+
+    def _reverse_rungs(self) -> Iterator[Rung[Blocks]]:
+        for stacked in self.options.stackings:
+            yield Rung("reverse-mode", METHODS[stacked], lambda s=stacked: self._reverse(s))
+            if stacked and self._uses_fused_attention():
+                yield Rung("reverse-mode", "vmap, math attention", lambda: self._reverse(True, True))
+            if stacked and self.batch is not None and not self.state.was_used():
+                yield Rung("reverse-mode", "replicated batch", self._replicated)
+
+    def _forward_rungs(self) -> Iterator[Rung[Blocks]]:
+        for stacked in self.options.stackings:
+            yield Rung("forward-mode", METHODS[stacked], lambda s=stacked: self._forward(s))
+            if stacked and self._uses_fused_attention():
+                yield Rung("forward-mode", "vmap, math attention", lambda: self._forward(True, True))
+
+    def _double_rungs(self) -> Iterator[Rung[Blocks]]:
+        for stacked in self.options.stackings:
+            yield Rung("double-backward", METHODS[stacked], lambda s=stacked: self._double(s))
+
+    def _uses_fused_attention(self) -> bool:
+        # Without a graph nobody knows; the rung is then worth a try.
+        return self.tape is None or uses_fused_attention(node_names(self.tape.outputs.tensors))
+
+    def _reverse(self, stacked: bool, math_attention: bool = False) -> Blocks:
+        tape = self._recorded(with_math_attention(self.signature) if math_attention else None)
+        return reverse(
+            tape,
+            self._new_chunks(),
+            stacked=stacked,
+            create_graph=self.options.create_graph,
+            batch=self.batch,
+        )
+
+    def _double(self, stacked: bool) -> Blocks:
+        return double_backward(
+            self._recorded(),
+            self._new_chunks(),
+            stacked=stacked,
+            create_graph=self.options.create_graph,
+            batch=self.batch,
+        )
+
+    def _replicated(self) -> Blocks:
+        if self.batch is None:
+            raise ValueError("a batch is repeated along an axis of samples, and there is none")
+        return replicated(
+            self.signature,
+            self.outputs.tensors,
+            self._new_chunks(),
+            self.batch,
+            create_graph=self.options.create_graph,
+        )
+
+    def _forward(self, stacked: bool, math_attention: bool = False) -> Blocks:
+        signature = with_math_attention(self.signature) if math_attention else self.signature
+        graph = self.options.create_graph
+        warn = self.tape is None and not self.options.quiet
+        with grad_recorded():
+            leaves = [leaf_of(t, True) if graph else t.detach() for t in signature.leaves]
+            return forward(
+                replaying(
+                    signature.api,
+                    lambda copies: signature.replay(copies).tensors,
+                    self.outputs.tensors,
+                    self.state,
+                    warn=warn,
+                ),
+                [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves],
+                self.outputs.tensors,
+                self._new_chunks(),
+                stacked=stacked,
+                create_graph=graph,
+                batch=self.batch,
+            )
+
+    def _recorded(self, other: Signature | None = None) -> Tape:
+        """The tape, recorded again where it was let go or another function is asked for."""
+        if other is None and self.tape is not None:
+            return self.tape
+        with self.state.replayed():
+            return record(other or self.signature, create_graph=self.options.create_graph)
+
+    def _new_chunks(self) -> Chunks:
+        size = result_bytes(self.outputs.tensors, self.signature.leaves, self.batch)
+        device = self.signature.leaves[0].device
+        self.chunks = Chunks(self.budget, size, self.negligible, device, self.progress)
+        return self.chunks

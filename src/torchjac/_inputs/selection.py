@@ -1,0 +1,136 @@
+"""`wrt=`: which leaves of the inputs are differentiated, and the tree of the answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchjac._inputs.trees import leaves_with_paths, parameter_names, parse_path, subtree
+from torchjac._torch import pytree
+from torchjac.errors import ArgumentError, ArgumentTypeError
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The leaves that are differentiated, among all leaves of the arguments.
+
+    `groups` holds, for each thing that the user named, how many leaves it has and their tree;
+    `single` says that one thing was named, so that the answer is not wrapped in a tuple.
+    """
+
+    everything: tuple[Any, ...]
+    spec: Any
+    positions: tuple[int, ...]
+    groups: tuple[tuple[int, Any], ...]
+    single: bool
+
+    @property
+    def leaves(self) -> tuple[Any, ...]:
+        """The selected leaves."""
+        return tuple(self.everything[i] for i in self.positions)
+
+    def fill(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments of the function with the selected leaves replaced."""
+        full = list(self.everything)
+        for position, leaf in zip(self.positions, leaves, strict=True):
+            full[position] = leaf
+        return pytree.tree_unflatten(full, self.spec)
+
+    def nest(self, values: Sequence[Any]) -> Any:
+        """One value per selected leaf, in the tree of what was named."""
+        trees, start = [], 0
+        for count, spec in self.groups:
+            trees.append(pytree.tree_unflatten(list(values[start : start + count]), spec))
+            start += count
+        return trees[0] if self.single else tuple(trees)
+
+
+def as_arguments(inputs: Any) -> tuple[Any, ...]:
+    """The positional arguments that `inputs` stands for.
+
+    A plain tuple is several arguments, as in PyTorch; anything else, a namedtuple too, is one.
+    """
+    return inputs if type(inputs) is tuple else (inputs,)
+
+
+def select(api: str, func: Callable[..., Any], inputs: Any, wrt: Any) -> Selection:
+    """Find the leaves that `wrt` names.
+
+    Args:
+        api: Name of the public function, for messages.
+        func: The user's function, for the names of its parameters.
+        inputs: As in `bind`.
+        wrt: None, an argument number, a name or path, or a sequence of these.
+
+    Returns:
+        The selection.
+
+    Raises:
+        ArgumentError: `wrt` is empty, repeats itself, or names nothing.
+        ArgumentTypeError: `wrt` is of another type.
+    """
+    args = as_arguments(inputs)
+    paths = leaves_with_paths(args)
+    everything, spec = pytree.tree_flatten(args)
+    if wrt is None:
+        wanted, single = list(range(len(args))), type(inputs) is not tuple
+    else:
+        single = isinstance(wrt, int | str)
+        wanted = [wrt] if isinstance(wrt, int | str) else _as_list(api, wrt)
+    positions: list[int] = []
+    groups = []
+    for selector in wanted:
+        prefix = _resolve(api, func, args, selector)
+        found = [i for i, (path, _) in enumerate(paths) if path[: len(prefix)] == prefix]
+        if set(found) & set(positions):
+            raise ArgumentError(f"{api}: `wrt` names {selector!r} more than once: {wrt!r}.")
+        positions += found
+        groups.append((len(found), pytree.tree_flatten(subtree(args, prefix))[1]))
+    if not positions:
+        raise ArgumentError(f"{api}: `inputs` holds no tensor to differentiate: got {inputs!r}.")
+    return Selection(tuple(everything), spec, tuple(positions), tuple(groups), single)
+
+
+def _as_list(api: str, wrt: Any) -> list[int | str]:
+    if not isinstance(wrt, Sequence) or not all(isinstance(s, int | str) for s in wrt):
+        raise ArgumentTypeError(
+            f"{api}: `wrt` must be an argument number, a name, a path, a sequence of these, or an "
+            f"nn.Module; got {wrt!r}."
+        )
+    if not wrt:
+        raise ArgumentError(f"{api}: `wrt` must name at least one input, got {wrt!r}.")
+    return list(wrt)
+
+
+def _resolve(
+    api: str, func: Callable[..., Any], args: tuple[Any, ...], selector: int | str
+) -> tuple[str, ...]:
+    if isinstance(selector, int):
+        if not -len(args) <= selector < len(args):
+            raise ArgumentError(
+                f"{api}: `wrt` names argument {selector}, but there are {len(args)}."
+            )
+        return (str(selector % len(args)),)
+    known: dict[str, tuple[str, ...]] = {}
+    names = parameter_names(func, len(args))
+    for number, name in enumerate(names):
+        known |= _prefixes(str(number), name, args[number], bare=len(args) == 1)
+    try:
+        return known[parse_path(selector)]
+    except KeyError:
+        raise ArgumentError(
+            f"{api}: `wrt` names {selector!r}, which is neither an argument nor a path; "
+            f"there are: {', '.join(sorted(known))}."
+        ) from None
+
+
+def _prefixes(number: str, name: str, arg: Any, *, bare: bool) -> dict[str, tuple[str, ...]]:
+    """Every dotted name of a part of one argument, and the keys that lead there."""
+    heads = {(number,), (name,)} | ({()} if bare else set())
+    table: dict[str, tuple[str, ...]] = {}
+    for path, _ in leaves_with_paths(arg):
+        for depth in range(len(path) + 1):
+            for head in heads:
+                dotted = ".".join(head + path[:depth])
+                if dotted:
+                    table.setdefault(dotted, (number, *path[:depth]))
+    return table

@@ -1,0 +1,66 @@
+"""Names of the places in a tree of inputs or outputs."""
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any
+
+from torchjac._torch import pytree
+
+Path = tuple[str, ...]
+
+
+def leaves_with_paths(tree: Any) -> list[tuple[Path, Any]]:
+    """Leaves of a tree in flattening order, each with the keys that lead to it.
+
+    >>> leaves_with_paths({"a": [1, 2], "b": 3})
+    [(('a', '0'), 1), (('a', '1'), 2), (('b',), 3)]
+    """
+    pairs, _ = pytree.tree_flatten_with_path(tree)
+    return [(tuple(_key_name(key) for key in path), leaf) for path, leaf in pairs]
+
+
+def _key_name(key: Any) -> str:
+    for field in ("key", "idx", "name"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
+
+
+def subtree(tree: Any, path: Path) -> Any:
+    """The part of `tree` at `path`, or raise `KeyError`.
+
+    >>> subtree({"a": [1, 2], "b": 3}, ("a",))
+    [1, 2]
+    """
+    for name in path:
+        entries, _ = pytree.tree_flatten_with_path(tree, is_leaf=_is_child_of(tree))
+        children = {_key_name(keys[0]): child for keys, child in entries if keys}
+        tree = children[name]
+    return tree
+
+
+def _is_child_of(parent: Any) -> Callable[[Any], bool]:
+    return lambda node: node is not parent
+
+
+def parse_path(selector: str) -> str:
+    """Write a path in dotted form: `['a'][0].b` and `a[0].b` become `a.0.b`.
+
+    >>> parse_path("['a'][0].b")
+    'a.0.b'
+    """
+    dotted = selector.replace("['", ".").replace('["', ".").replace("[", ".")
+    for closing in ("']", '"]', "]"):
+        dotted = dotted.replace(closing, "")
+    return dotted.strip(".")
+
+
+def parameter_names(func: Callable[..., Any], count: int) -> list[str]:
+    """Names of the first `count` positional parameters of `func`, numbers where unknown."""
+    try:
+        parameters = list(signature(func).parameters.values())
+    except (TypeError, ValueError):  # builtins and other callables without a signature
+        parameters = []
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in parameters if p.kind in kinds][:count]
+    return names + [str(i) for i in range(len(names), count)]

@@ -1,0 +1,158 @@
+"""The one place where PyTorch's private names are touched.
+
+A new PyTorch release that moves one of them breaks this file and no other. Each wrapper says
+what it relies on.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch._functorch.eager_transforms import (
+    _jvp_with_argnums,
+    _slice_argnums,
+    _vjp_with_argnums,
+)
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "TorchDispatchMode",
+    "batched",
+    "fast_backward",
+    "forward_grad_enabled",
+    "gradient_bytes",
+    "inside_transform",
+    "is_grad_switch",
+    "jvp_with_argnums",
+    "load_jvp_decompositions",
+    "node_names",
+    "pytree",
+    "slice_argnums",
+    "vjp_with_argnums",
+]
+
+_engine = torch.autograd.Variable._execution_engine
+slice_argnums = _slice_argnums
+vjp_with_argnums = _vjp_with_argnums
+forward_grad_enabled = _set_fwd_grad_enabled
+
+
+def jvp_with_argnums(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    tangents: Any,
+    argnums: int | tuple[int, ...],
+    *,
+    has_aux: bool,
+) -> Any:
+    """`torch.func.jvp` with respect to some arguments, the others wrapped at the same level."""
+    load_jvp_decompositions()
+    return _jvp_with_argnums(func, args, tangents, argnums, has_aux=has_aux)
+
+
+@cache
+def load_jvp_decompositions() -> None:
+    # PyTorch scripts these on the first use of forward mode, and warns about its own
+    # deprecated compiler while it does. Loading them here keeps that from the user.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
+
+
+def inside_transform() -> bool:
+    """Whether the caller runs inside `vmap`, `grad`, `vjp` or `jvp` of `torch.func`."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def _vmap_level(size: int) -> Iterator[int]:
+    level = _functorch._vmap_increment_nesting(size, "error")
+    try:
+        yield level
+    finally:
+        _functorch._vmap_decrement_nesting()
+
+
+def fast_backward(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    create_graph: bool,
+    retain_graph: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad(..., allow_unused=True)` less its per-call checks.
+
+    The checks cost more than a small backward pass; torchjac makes the cotangents itself, so
+    that shapes and dtypes are known to fit.
+    """
+    return _engine.run_backward(
+        tuple(outputs),
+        tuple(cotangents),
+        retain_graph,
+        create_graph,
+        tuple(inputs),
+        allow_unreachable=True,
+        accumulate_grad=False,
+    )
+
+
+def batched(
+    function: Callable[[list[Tensor]], Sequence[Tensor | None]], stacked: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Run `function` once with every tensor of `stacked` batched along its first axis.
+
+    This is `torch.vmap` with `None` let through and without its argument handling, which costs
+    more than the backward pass of a small function.
+    """
+    size = stacked[0].shape[0]
+    with _vmap_level(size) as level:
+        lifted = [_functorch._add_batch_dim(t, 0, level) for t in stacked]
+        return [
+            None if r is None else _functorch._remove_batch_dim(r, level, size, 0)
+            for r in function(lifted)
+        ]
+
+
+def is_grad_switch(function: Any) -> bool:
+    """Whether `function` is the switch behind `torch.no_grad` and `torch.enable_grad`."""
+    return function is torch._C._set_grad_enabled
+
+
+def gradient_bytes(outputs: Sequence[Tensor], limit: int) -> int:
+    """Bytes of every gradient in the graph behind `outputs`, counted until they exceed `limit`.
+
+    The engine frees gradients as it goes, so that the sum bounds what one seed needs from above
+    (temporaries inside one node apart).
+    """
+    total = 0
+    stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    seen = set(stack)
+    while stack and total <= limit:
+        node = stack.pop()
+        for meta in node._input_metadata:
+            total += math.prod(meta.shape) * meta.dtype.itemsize
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return total
+
+
+def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
+    """Kinds of nodes in the graph behind `outputs`."""
+    stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        following = [node for node, _ in stack.pop().next_functions if node is not None]
+        stack.extend(node for node in following if node not in seen)
+        seen.update(following)
+    return frozenset(type(node).__name__ for node in seen)
