@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchjac._inputs.signature import Outputs, Signature
-from torchjac._torch import inside_transform
+from torchjac._torch import inside_transform, pytree
 from torchjac.errors import ShapeError, StrictError
 
 
@@ -82,16 +82,20 @@ def scalar(api: str, outputs: Outputs) -> Tensor:
 
 
 def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> Any:
-    kept: list[Outputs] = []
+    held: list[Any] = []
 
-    def value(*inner: Tensor) -> Tensor:
-        kept.append(signature.replay(inner))
-        return scalar(signature.api, kept[-1])
+    def value(*inner: Tensor) -> tuple[Tensor, list[Tensor]]:
+        outputs = signature.replay(inner)
+        flat, spec = pytree.tree_flatten(outputs.aux)
+        held[:] = [flat, spec]
+        return scalar(signature.api, outputs), [t for t in flat if isinstance(t, Tensor)]
 
-    gradient, aux = torch.func.grad(
-        lambda *inner: (value(*inner), kept[-1].aux), tuple(range(len(leaves))), has_aux=True
-    )(*leaves)
-    return gradient, aux
+    numbers = tuple(range(len(leaves)))
+    gradient, tensors = torch.func.grad(value, numbers, has_aux=True)(*leaves)
+    flat, spec = held
+    given = iter(tensors)  # as the transform hands them out, in place of those inside of it
+    flat = [next(given) if isinstance(t, Tensor) else t for t in flat]
+    return gradient, pytree.tree_unflatten(flat, spec)
 
 
 def _check_gradients(grads: Sequence[Tensor | None]) -> None:

@@ -6,12 +6,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
-from torchjac._evaluate.witness import random_like
+from torchjac._evaluate.witness import close, random_like
 from torchjac._inputs.closure import reachable
+from torchjac.errors import MixedSamplesError
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def refuse_mixing(
+    api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims
+) -> None:
+    """Refuse a function whose samples are not independent, by two random products.
+
+    With the same cotangent u for every sample, once plain and once weighed by a random number
+    r_b per sample, independent samples give G_r[b] = r_b G_1[b].
+
+    Args:
+        api: Name of the public function, for messages.
+        func: The user's function, to name the cause.
+        tape: Its record.
+        batch: Axes of samples.
+
+    Raises:
+        MixedSamplesError: They are not.
+    """
+    plain, weighed, weights = [], [], None
+    for output in tape.outputs.tensors:
+        if weights is None:
+            weights = random_like(rows_of_samples(output.detach(), batch.outputs)[:, :1])
+        sample = random_like(output.detach().select(batch.outputs, 0))
+        plain.append(sample.unsqueeze(batch.outputs).expand_as(output))
+        shape = [-1 if d == batch.outputs else 1 for d in range(output.dim())]
+        weighed.append(plain[-1] * weights.to(sample).reshape(shape))
+    which = range(len(plain))
+    ones, others = (
+        tape.pull(which, seeds, stacked=False, create_graph=False, last=False)
+        for seeds in (plain, weighed)
+    )
+    for g, w in zip(ones, others, strict=True):
+        if g is None or w is None or weights is None:
+            continue
+        g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
+        if not close(g * weights.to(g), w):
+            raise mixed_samples(api, func, tape, batch)
+
+
+def mixed_samples(
+    api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims
+) -> MixedSamplesError:
+    """The error that names what mixes the samples."""
+    return MixedSamplesError(
+        f"{api}: the samples are not independent: {cause_of_mixing(func, tape, batch)}. "
+        "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
+    )
 
 
 def cause_of_mixing(func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> str:
@@ -62,7 +111,7 @@ def _first_pair(
         for j, row in enumerate(rows):
             if row is None:
                 continue
-            others = row.movedim(batch.inputs, 0).flatten(1).any(dim=1)
+            others = rows_of_samples(row, batch.inputs).any(dim=1)
             others[sample] = False
             if bool(others.any()):
                 return sample, j, int(others.nonzero()[0])

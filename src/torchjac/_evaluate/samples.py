@@ -8,14 +8,13 @@ from torch import Tensor
 from torchjac._evaluate.choose import Choice, choose
 from torchjac._evaluate.differentiate import Solution, climb, compute, evaluate, filled
 from torchjac._evaluate.memory import is_negligible
-from torchjac._evaluate.mixing import cause_of_mixing
+from torchjac._evaluate.mixing import mixed_samples
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.seeds import BatchDims, seed_count
-from torchjac._evaluate.tape import Tape
 from torchjac._evaluate.witness import testify
 from torchjac._inputs.signature import Signature
-from torchjac.errors import MixedSamplesError, ShapeError
+from torchjac.errors import ShapeError
 
 
 def differentiate_samples(
@@ -60,15 +59,8 @@ def differentiate_samples(
         if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
             blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
     if not witness.agrees(blocks, batch):
-        _refuse(api, func, tape, batch)
+        raise mixed_samples(api, func, tape, batch)
     return Solution(outputs, filled(blocks, outputs, signature.leaves, batch))
-
-
-def _refuse(api: str, func: Callable[..., Any], tape: Tape, batch: BatchDims) -> None:
-    raise MixedSamplesError(
-        f"{api}: the samples are not independent: {cause_of_mixing(func, tape, batch)}. "
-        "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
-    )
 
 
 def _batch_size(api: str, leaves: tuple[Tensor, ...], dim: int) -> int:

@@ -25,6 +25,15 @@ def seed_count(tensor: Tensor, dim: int | None) -> int:
     return tensor.numel() // max(tensor.shape[dim], 1)
 
 
+def rows_of_samples(tensor: Tensor, dim: int) -> Tensor:
+    """One row per sample: shape (B, elements of one sample).
+
+    >>> rows_of_samples(torch.zeros(3, 5), 1).shape
+    torch.Size([5, 3])
+    """
+    return tensor.movedim(dim, 0).reshape(tensor.shape[dim], seed_count(tensor, dim))
+
+
 def basis(like: Tensor, start: int, stop: int, dim: int | None = None) -> Tensor:
     """Rows `start` to `stop` of the identity over the elements of `like`, or of its samples.
 

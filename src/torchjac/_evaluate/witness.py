@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
-from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
 
 # Rounding errors of a product, in units of the precision; half precision is capped.
@@ -29,7 +29,7 @@ class Witness(NamedTuple):
     def agrees(self, blocks: Blocks, batch: BatchDims | None = None) -> bool:
         """Whether u^T times `blocks` is what the tape said."""
         return all(
-            _close(_contracted(self.cotangents, blocks, j, batch), product, batch)
+            _agree(_contracted(self.cotangents, blocks, j, batch), product, batch)
             for j, product in enumerate(self.products)
         )
 
@@ -69,22 +69,27 @@ def _contracted(
         if batch is None:
             part = torch.tensordot(u, block.detach(), dims=u.dim())
         else:
-            apart = u.movedim(batch.outputs, 0).flatten(1).unsqueeze(1)
+            apart = rows_of_samples(u, batch.outputs).unsqueeze(1)
             part = (apart @ block.detach().reshape(len(apart), apart.shape[2], -1)).squeeze(1)
         total = part if total is None else total + part
     return total
 
 
-def _close(ours: Tensor | None, tape: Tensor | None, batch: BatchDims | None) -> bool:
+def _agree(ours: Tensor | None, tape: Tensor | None, batch: BatchDims | None) -> bool:
     if tape is not None and batch is not None:
-        tape = tape.movedim(batch.inputs, 0).flatten(1)
+        tape = rows_of_samples(tape, batch.inputs)
     if ours is None or tape is None:
         present = ours if tape is None else tape
         return present is None or not bool(present.any())
-    eps = max(torch.finfo(ours.dtype).eps, torch.finfo(tape.dtype).eps)
-    wide = torch.complex128 if ours.is_complex() else torch.float64
-    ours, tape = ours.detach().to(wide), tape.to(wide)
-    finite = ours.isfinite() & tape.isfinite()
-    ours, tape = ours[finite], tape[finite]
+    return close(ours, tape)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors differ by rounding alone, entries that are not finite left out."""
+    eps = max(torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps)
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a, b = a.detach().to(wide), b.detach().to(wide)
+    finite = a.isfinite() & b.isfinite()
+    a, b = a[finite], b[finite]
     allowed = min(TOLERANCE_EPS * eps, TOLERANCE_CAP)
-    return bool((ours - tape).norm() <= allowed * (ours.norm() + tape.norm()))
+    return bool((a - b).norm() <= allowed * (a.norm() + b.norm()))

@@ -1,0 +1,188 @@
+"""The three-number check: forward mode, reverse mode and a finite difference of one product."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.forward import push
+from torchjac._evaluate.randomness import RandomState, random_state
+from torchjac._evaluate.tape import Tape, grad_recorded, record
+from torchjac._evaluate.witness import random_like
+from torchjac._inputs.signature import Signature, Wrt, bind
+from torchjac._torch import load_jvp_decompositions
+
+# Two modes of automatic differentiation agree up to rounding errors of this many units.
+ROUNDING_UNITS = 1e4
+# A difference is believed within this multiple of its own error estimate.
+DOUBT = 10.0
+REFINEMENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The three numbers u·(J v), what they say, and why.
+
+    Attributes:
+        forward: u·(J v) by forward mode, None where PyTorch has no forward rule.
+        reverse: (J^T u)·v by reverse mode.
+        difference: u·(f(x + h v) - f(x - h v)) / 2h.
+        difference_error: Estimated absolute error of `difference`.
+        agrees: Whether the numbers agree.
+        cause: The likely cause where they do not, else an empty text.
+        notes: What else was noticed.
+    """
+
+    forward: float | None
+    reverse: float
+    difference: float
+    difference_error: float
+    agrees: bool
+    cause: str
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether the numbers agree."""
+        return self.agrees
+
+    def __str__(self) -> str:
+        """Several lines for people."""
+        forward = "not available" if self.forward is None else f"{self.forward: .9e}"
+        lines = [
+            "check: the numbers agree" if self.agrees else "check: THE NUMBERS DISAGREE",
+            f"  forward mode       u·(J v)   {forward}",
+            f"  reverse mode       (Jᵀu)·v   {self.reverse: .9e}",
+            f"  finite difference            {self.difference: .9e} ± {self.difference_error:.1e}",
+        ]
+        if self.cause:
+            lines.append(f"  likely cause: {self.cause}")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def check(func: Callable[..., Any], inputs: Any, *, wrt: Wrt = None) -> Report:
+    """Compare forward mode, reverse mode and a finite difference on one random product.
+
+    u·(J v) = (J^T u)·v = lim u·(f(x + h v) - f(x - h v)) / 2h
+
+    Three numbers that are equal unless something is wrong: a value pulled out with `.item()`, a
+    `no_grad` block or a `detach` that hides a dependence, a custom backward or jvp with an error,
+    a point where the function is not differentiable. Costs one forward and one backward pass and
+    some ten evaluations.
+
+    Args:
+        func: The function, as in `jacobian`.
+        inputs: Where to check, as in `jacobian`. Float64 makes the check sharper.
+        wrt: What to differentiate by, as in `jacobian`.
+
+    Returns:
+        A report that prints, and is true where the numbers agree.
+
+    Raises:
+        TorchjacError: The function or the inputs cannot be differentiated, as in `jacobian`.
+
+    >>> import torch, torchjac
+    >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> torchjac.check(torch.sin, x).agrees
+    True
+    >>> torchjac.check(lambda x: x * x.detach(), x).agrees
+    False
+    """
+    signature = bind("check", func, inputs, wrt=wrt)
+    state = random_state(signature.leaves)
+    tape = record(signature, create_graph=False)
+    notes = ["func draws random numbers; all three start from the same"] * state.was_used()
+    tangents = [random_like(x) for x in signature.leaves]
+    cotangents = [random_like(y) for y in tape.outputs.tensors]
+    reverse = _by_reverse(tape, cotangents, tangents)
+    forward, refusal = _by_forward(signature, state, cotangents, tangents)
+    if refusal:
+        notes.append(f"no forward mode: {refusal}")
+    difference, error = _by_difference(signature, state, cotangents, tangents)
+    eps = max(torch.finfo(t.dtype).eps for t in (*signature.leaves, *tape.outputs.tensors))
+    cause = _cause(forward, reverse, difference, error, eps)
+    return Report(forward, reverse, difference, error, not cause, cause, tuple(notes))
+
+
+def _dot(us: Sequence[Tensor], vs: Sequence[Tensor | None]) -> float:
+    return sum(
+        float((u.detach().double() * v.detach().double()).sum())
+        for u, v in zip(us, vs, strict=True)
+        if v is not None
+    )
+
+
+def _by_reverse(tape: Tape, us: Sequence[Tensor], vs: Sequence[Tensor]) -> float:
+    pulled = tape.pull(range(len(us)), us, stacked=False, create_graph=False, last=True)
+    return _dot(vs, pulled)
+
+
+def _by_forward(
+    signature: Signature, state: RandomState, us: Sequence[Tensor], vs: Sequence[Tensor]
+) -> tuple[float | None, str]:
+    """The product, or None and what PyTorch said."""
+    load_jvp_decompositions()
+
+    def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
+        with state.replayed():
+            return signature.replay([leaf.clone() for leaf in leaves]).tensors
+
+    try:
+        with grad_recorded():
+            return _dot(us, push(flat, [x.detach() for x in signature.leaves], vs)), ""
+    except Exception as error:
+        return None, str(error).strip().splitlines()[0]
+
+
+def _by_difference(
+    signature: Signature, state: RandomState, us: Sequence[Tensor], vs: Sequence[Tensor]
+) -> tuple[float, float]:
+    """The product from central differences, refined while that helps, and its error."""
+
+    def value(t: float) -> tuple[float, float]:
+        moved = [x.detach() + t * v for x, v in zip(signature.leaves, vs, strict=True)]
+        with state.replayed(), grad_recorded():
+            outputs = signature.replay(moved).tensors
+        size = sum(float((u.double() * y.detach().double()).abs().sum())
+                   for u, y in zip(us, outputs, strict=True))
+        return _dot(us, outputs), size
+
+    eps = max(torch.finfo(x.dtype).eps for x in signature.leaves)
+    scale = max([1.0, *(float(x.abs().max()) for x in signature.leaves if x.numel())])
+    h = 8 * eps ** (1 / 3) * scale
+    best = (0.0, float("inf"))
+    previous: float | None = None
+    for _ in range(REFINEMENTS + 1):
+        ahead, size = value(h)
+        behind, _ = value(-h)
+        quotient = (ahead - behind) / (2 * h)
+        if previous is not None:
+            error = abs(quotient - previous) + eps * size / h
+            best = min(best, (quotient, error), key=lambda pair: pair[1])
+        previous, h = quotient, h / 3
+    return best
+
+
+def _cause(
+    forward: float | None, reverse: float, difference: float, error: float, eps: float
+) -> str:
+    """The likely cause of a disagreement, empty where there is none."""
+    size = max(abs(reverse), abs(difference), abs(forward or 0.0))
+    rounding = ROUNDING_UNITS * eps * size
+    modes_agree = forward is None or abs(forward - reverse) <= rounding
+    allowed = rounding + DOUBT * error
+    reverse_true = abs(reverse - difference) <= allowed
+    forward_true = forward is None or abs(forward - difference) <= allowed
+    if modes_agree and reverse_true:
+        return ""
+    if modes_agree:
+        return (
+            "a dependence that autograd does not see (.item(), float(), NumPy, detach(), an "
+            "integer cast, rounding), or a point where func is not differentiable"
+        )
+    if forward_true and not reverse_true:
+        return "a no_grad block, or an autograd.Function whose backward is wrong"
+    if reverse_true:
+        return "an autograd.Function or op whose forward rule (jvp) is wrong"
+    return "several of: hidden dependences, wrong derivative rules, a function that is not smooth"
