@@ -6,14 +6,15 @@ what it relies on.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.eager_transforms import (
     _jvp_with_argnums,
     _slice_argnums,
@@ -64,7 +65,7 @@ def load_jvp_decompositions() -> None:
     # deprecated compiler while it does. Loading them here keeps that from the user.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        import torch._decomp.decompositions_for_jvp  # noqa: F401
+        import_module("torch._decomp.decompositions_for_jvp")
 
 
 def inside_transform() -> bool:
@@ -73,7 +74,7 @@ def inside_transform() -> bool:
 
 
 @contextmanager
-def _vmap_level(size: int) -> Iterator[int]:
+def _vmap_level(size: int) -> Generator[int]:
     level = _functorch._vmap_increment_nesting(size, "error")
     try:
         yield level
@@ -93,6 +94,16 @@ def fast_backward(
 
     The checks cost more than a small backward pass; torchjac makes the cotangents itself, so
     that shapes and dtypes are known to fit.
+
+    Args:
+        outputs: Where to start, each with a graph.
+        inputs: What to differentiate by.
+        cotangents: One for each output, with its shape.
+        create_graph: Make the result differentiable.
+        retain_graph: Keep the graph for further passes.
+
+    Returns:
+        One gradient per input, None where there is no path.
     """
     return _engine.run_backward(
         tuple(outputs),
@@ -112,6 +123,13 @@ def batched(
 
     This is `torch.vmap` with `None` let through and without its argument handling, which costs
     more than the backward pass of a small function.
+
+    Args:
+        function: Takes tensors without the batch axis, returns tensors or None.
+        stacked: Tensors with it.
+
+    Returns:
+        What `function` returned, with the batch axis first.
     """
     size = stacked[0].shape[0]
     with _vmap_level(size) as level:
@@ -132,6 +150,13 @@ def gradient_bytes(outputs: Sequence[Tensor], limit: int) -> int:
 
     The engine frees gradients as it goes, so that the sum bounds what one seed needs from above
     (temporaries inside one node apart).
+
+    Args:
+        outputs: Where the graph begins.
+        limit: Where to stop counting.
+
+    Returns:
+        The number of bytes, exact up to `limit`.
     """
     total = 0
     stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]

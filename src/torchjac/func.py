@@ -130,8 +130,10 @@ def jacfwd(
         spec, aux_spec, count = specs
         cut = [c.movedim(0, -1).split([x.numel() for x in primals], -1) for c in columns[:count]]
         blocks = [
-            [piece.reshape(piece.shape[:-1] + x.shape)
-             for piece, x in zip(parts, primals, strict=True)]
+            [
+                piece.reshape(piece.shape[:-1] + x.shape)
+                for piece, x in zip(parts, primals, strict=True)
+            ]
             for parts in cut
         ]
         result = _nest(blocks, spec, primals_spec, argnums)
@@ -224,9 +226,7 @@ def _sweep(
     return results or [torch.cat(column) for column in zip(*pieces, strict=True)]
 
 
-def _nest(
-    blocks: list[list[Tensor]], output_spec: Any, primals_spec: Any, argnums: Argnums
-) -> Any:
+def _nest(blocks: list[list[Tensor]], output_spec: Any, primals_spec: Any, argnums: Argnums) -> Any:
     rows: Iterator[Any] = (pytree.tree_unflatten(row, primals_spec) for row in blocks)
     if isinstance(argnums, int):
         rows = (row[0] for row in rows)

@@ -19,47 +19,19 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.outright import forward_outright
 from torchjac._evaluate.randomness import random_state
 from torchjac._evaluate.seeds import joint_basis
+from torchjac._evaluate.strict import fill_missing, require_grad
 from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, leaf_of, record_in_transform
 from torchjac._inputs.signature import Outputs
-from torchjac._torch import fast_backward, inside_transform
+from torchjac._inputs.tuples import Tensors, as_tuple, restore, vector
+from torchjac._torch import inside_transform
+from torchjac.errors import ShapeError
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"]
 
 MODES = ("forward-mode", "reverse-mode")
 OUTPUTS = "outputs of the user-provided function"
 
-Tensors = Tensor | tuple[Tensor, ...]
 Grads = Sequence[Tensor | None]
-
-# What `strict=True` says of a derivative that is missing, and of one that is constant.
-_MISSING = {
-    "back": "The output of the user-provided function is independent of input {i}."
-    " This is not allowed in strict mode.",
-    "back_trick": "The gradient with respect to the input is independent of entry {i}"
-    " in the grad_outputs when using the double backward trick to compute"
-    " forward mode gradients. This is not allowed in strict mode.",
-    "double_back": "The jacobian of the user-provided function is independent of input {i}."
-    " This is not allowed in strict mode.",
-    "double_back_trick": "The hessian of the user-provided function is independent of entry {i}"
-    " in the grad_jacobian. This is not allowed in strict mode as it prevents from using the"
-    " double backward trick to replace forward mode AD.",
-}
-_CONSTANT = (
-    "The {what} of the user-provided function is independent of input {i}."
-    " This is not allowed in strict mode when create_graph=True."
-)
-_NO_GRADIENT = {
-    "outputs": "Output {i} of the user-provided function does not require gradients."
-    " The outputs must be computed in a differentiable manner from the input"
-    " when running in strict mode.",
-    "grad_inputs": "The gradient with respect to input {i} is independent of the inputs of the"
-    " user-provided function. This is not allowed in strict mode.",
-    "jacobian": "While computing the hessian, found that the jacobian of the user-provided"
-    " function with respect to input {i} is independent of the input. This is not"
-    " allowed in strict mode. You should ensure that your function is twice"
-    " differentiable and that the jacobian depends on the inputs (this would be"
-    " violated by a linear function for example).",
-}
 
 
 def vjp(
@@ -93,15 +65,19 @@ def vjp(
         is_inputs_tuple, leaves, is_outputs_tuple, outputs = _evaluate(
             "vjp", func, inputs, create_graph, strict
         )
-        cotangents = _vector(
-            "vjp", v, outputs, is_outputs_tuple, create_graph,
+        cotangents = vector(
+            "vjp",
+            v,
+            outputs,
+            is_outputs_tuple,
+            create_graph,
             "user-provided function returns a single Tensor with a single element.",
         )
         grads = _grad(outputs, leaves, cotangents, create_graph)
-        products = _filled(grads, leaves, strict, create_graph, "back")
+        products = fill_missing(grads, leaves, "back", strict=strict, create_graph=create_graph)
     return (
-        _restore(_finish(outputs, create_graph), is_outputs_tuple),
-        _restore(_finish(products, create_graph), is_inputs_tuple),
+        restore(_finish(outputs, create_graph), is_outputs_tuple),
+        restore(_finish(products, create_graph), is_inputs_tuple),
     )
 
 
@@ -133,19 +109,25 @@ def jvp(
     """
     with grad_recorded():
         is_inputs_tuple, leaves = _prepare("jvp", inputs, create_graph)
-        tangents = _vector(
-            "jvp", v, leaves, is_inputs_tuple, create_graph,
+        tangents = vector(
+            "jvp",
+            v,
+            leaves,
+            is_inputs_tuple,
+            create_graph,
             "input to the user-provided function is a single Tensor with a single element.",
         )
         is_outputs_tuple, outputs = _call("jvp", func, leaves, strict)
         cotangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
         pulled = _grad(outputs, leaves, cotangents, create_graph=True)
-        _require_grad(pulled, "grad_inputs", strict)
+        _require_if(strict, pulled, "grad_inputs")
         grads = _grad(pulled, cotangents, tangents, create_graph)
-        products = _filled(grads, outputs, strict, create_graph, "back_trick")
+        products = fill_missing(
+            grads, outputs, "back_trick", strict=strict, create_graph=create_graph
+        )
     return (
-        _restore(_finish(outputs, create_graph), is_outputs_tuple),
-        _restore(_finish(products, create_graph), is_outputs_tuple),
+        restore(_finish(outputs, create_graph), is_outputs_tuple),
+        restore(_finish(products, create_graph), is_outputs_tuple),
     )
 
 
@@ -180,10 +162,12 @@ def vhp(
             "vhp", func, inputs, v, create_graph, strict
         )
         grads = _grad(jac, leaves, tangents, create_graph)
-        products = _filled(grads, leaves, strict, create_graph, "double_back")
+        products = fill_missing(
+            grads, leaves, "double_back", strict=strict, create_graph=create_graph
+        )
     return (
         _finish([output], create_graph)[0],
-        _restore(_finish(products, create_graph), is_tuple),
+        restore(_finish(products, create_graph), is_tuple),
     )
 
 
@@ -222,10 +206,12 @@ def hvp(
         cotangents = [torch.zeros_like(leaf, requires_grad=True) for leaf in leaves]
         double_back = _grad(jac, leaves, cotangents, create_graph=True)
         grads = _grad(double_back, cotangents, tangents, create_graph)
-        products = _filled(grads, leaves, strict, create_graph, "double_back_trick")
+        products = fill_missing(
+            grads, leaves, "double_back_trick", strict=strict, create_graph=create_graph
+        )
     return (
         _finish([output], create_graph)[0],
-        _restore(_finish(products, create_graph), is_tuple),
+        restore(_finish(products, create_graph), is_tuple),
     )
 
 
@@ -276,7 +262,7 @@ def jacobian(
     if strategy == "forward-mode":
         _check_forward(create_graph, strict, vectorize)
         return _jacobian_forward(func, inputs)
-    is_inputs_tuple, given = _as_tuple(inputs, "inputs", "jacobian")
+    is_inputs_tuple, given = as_tuple(inputs, "inputs", "jacobian")
     with grad_recorded():
         is_outputs_tuple, tape = _record(func, given, create_graph, strict)
         if vectorize and strict:
@@ -288,7 +274,7 @@ def jacobian(
             )
         options = Options(create_graph=create_graph, strict=strict, quiet=True)
         blocks = differentiate_existing("functional.jacobian", tape, options)
-    return _restore([_restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
+    return restore([restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
 
 
 def hessian(
@@ -324,22 +310,20 @@ def hessian(
     tensor([[ 6.,  0.],
             [ 0., 12.]])
     """
-    is_tuple, given = _as_tuple(inputs, "inputs", "hessian")
+    is_tuple, given = as_tuple(inputs, "inputs", "hessian")
     if outer_jacobian_strategy not in MODES:
-        raise AssertionError(
-            'Expected strategy to be either "forward-mode" or "reverse-mode".'
-        )
+        raise AssertionError('Expected strategy to be either "forward-mode" or "reverse-mode".')
 
     def scalar(*leaves: Tensor) -> Tensor:
         return _scalar_output("hessian", func, leaves, strict).squeeze()
 
     def gradient(*leaves: Tensor) -> tuple[Tensor, ...]:
         jac = jacobian(scalar, leaves, create_graph=True)
-        _require_grad(jac, "jacobian", strict)
+        _require_if(strict, jac, "jacobian")
         return jac
 
     blocks = jacobian(gradient, given, create_graph, strict, vectorize, outer_jacobian_strategy)
-    return _restore([_restore(row, is_tuple) for row in blocks], is_tuple)
+    return restore([restore(row, is_tuple) for row in blocks], is_tuple)
 
 
 def _check_forward(create_graph: bool, strict: bool, vectorize: bool) -> None:
@@ -365,13 +349,13 @@ def _check_forward(create_graph: bool, strict: bool, vectorize: bool) -> None:
 
 
 def _jacobian_forward(func: Callable[..., Any], inputs: Tensors) -> Any:
-    is_inputs_tuple, given = _as_tuple(inputs, "inputs", "jacobian")
+    is_inputs_tuple, given = as_tuple(inputs, "inputs", "jacobian")
     state = random_state(given)
     plain = [leaf_of(x, create_graph=True) if x.requires_grad else x.detach() for x in given]
-    is_outputs_tuple, outputs = _as_tuple(func(*[x.clone() for x in plain]), OUTPUTS, "jacobian")
+    is_outputs_tuple, outputs = as_tuple(func(*[x.clone() for x in plain]), OUTPUTS, "jacobian")
 
     def evaluate(copies: list[Tensor]) -> tuple[Tensor, ...]:
-        return _as_tuple(func(*copies), OUTPUTS, "jacobian")[1]
+        return as_tuple(func(*copies), OUTPUTS, "jacobian")[1]
 
     def by_reverse_mode() -> Sequence[Sequence[Tensor]]:
         with grad_recorded():
@@ -382,7 +366,7 @@ def _jacobian_forward(func: Callable[..., Any], inputs: Tensors) -> Any:
     blocks = forward_outright(
         "functional.jacobian", evaluate, plain, outputs, state, by_reverse_mode
     )
-    return _restore([_restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
+    return restore([restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
 
 
 def _record(
@@ -396,7 +380,7 @@ def _record(
     kinds: list[bool] = []
 
     def evaluate(copies: list[Tensor]) -> Outputs:
-        is_tuple, outputs = _as_tuple(func(*copies), OUTPUTS, "jacobian")
+        is_tuple, outputs = as_tuple(func(*copies), OUTPUTS, "jacobian")
         kinds.append(is_tuple)
         return Outputs(outputs, None, None)
 
@@ -404,19 +388,17 @@ def _record(
     return kinds[-1], tape
 
 
-def _prepare(
-    api: str, inputs: Tensors, create_graph: bool
-) -> tuple[bool, tuple[Tensor, ...]]:
+def _prepare(api: str, inputs: Tensors, create_graph: bool) -> tuple[bool, tuple[Tensor, ...]]:
     """The inputs as new tensors that require gradients, and whether they were a tuple."""
-    is_tuple, given = _as_tuple(inputs, "inputs", api)
+    is_tuple, given = as_tuple(inputs, "inputs", api)
     return is_tuple, tuple([leaf_of(x, create_graph) for x in given])
 
 
 def _call(
     api: str, func: Callable[..., Any], leaves: Sequence[Tensor], strict: bool
 ) -> tuple[bool, tuple[Tensor, ...]]:
-    is_tuple, outputs = _as_tuple(func(*leaves), OUTPUTS, api)
-    _require_grad(outputs, "outputs", strict)
+    is_tuple, outputs = as_tuple(func(*leaves), OUTPUTS, api)
+    _require_if(strict, outputs, "outputs")
     return is_tuple, outputs
 
 
@@ -432,9 +414,9 @@ def _scalar_output(
 ) -> Tensor:
     is_tuple, outputs = _call(api, func, leaves, strict)
     if is_tuple:
-        raise RuntimeError(f"The function given to {api} should return a single Tensor")
+        raise ShapeError(f"The function given to {api} should return a single Tensor")
     if outputs[0].nelement() != 1:
-        raise RuntimeError(
+        raise ShapeError(
             f"The Tensor returned by the function given to {api} should contain a single element"
         )
     return outputs[0]
@@ -450,43 +432,18 @@ def _gradient(
 ) -> tuple[bool, tuple[Tensor, ...], Tensor, Sequence[Tensor] | None, Grads]:
     """What `vhp` and `hvp` share: the function's value and its differentiable gradient."""
     is_tuple, leaves = _prepare(api, inputs, create_graph)
-    tangents = _vector(
-        api, v, leaves, is_tuple, create_graph,
+    tangents = vector(
+        api,
+        v,
+        leaves,
+        is_tuple,
+        create_graph,
         "input to the user-provided function is a single Tensor with a single element.",
     )
     output = _scalar_output(api, func, leaves, strict)
     jac = _grad([output], leaves, None, create_graph=True)
-    _require_grad(jac, "jacobian", strict)
+    _require_if(strict, jac, "jacobian")
     return is_tuple, leaves, output, tangents, jac
-
-
-def _vector(
-    api: str,
-    v: Tensors | None,
-    others: Sequence[Tensor],
-    is_tuple: bool,
-    create_graph: bool,
-    needed: str,
-) -> Sequence[Tensor] | None:
-    """The vector of a product, checked against the tensors that it goes with."""
-    if v is None:
-        if len(others) != 1 or others[0].nelement() != 1:
-            raise RuntimeError(f"The vector v can only be None if the {needed}")
-        return None
-    _, given = _as_tuple(v, "v", api)
-    if len(given) != len(others):
-        if is_tuple:
-            raise RuntimeError(
-                f"v is a tuple of invalid length: should be {len(others)} but got {len(given)}."
-            )
-        raise RuntimeError("The given v should contain a single Tensor.")
-    for i, (ours, other) in enumerate(zip(given, others, strict=True)):
-        if ours.size() != other.size():
-            entry = f"Entry {i} in " if is_tuple else ""
-            raise RuntimeError(
-                f"{entry}v has invalid size: should be {other.size()} but got {ours.size()}."
-            )
-    return [x.view_as(x) if create_graph and x.requires_grad else x.detach() for x in given]
 
 
 def _grad(
@@ -505,58 +462,19 @@ def _grad(
     )
 
 
-def _require_grad(tensors: Grads, kind: str, strict: bool) -> None:
-    """`strict=True`: refuse a tensor without a graph."""
-    if not strict:
-        return
-    for i, tensor in enumerate(tensors):
-        if tensor is None:
-            raise RuntimeError(_MISSING["back"].format(i=i))
-        if not tensor.requires_grad:
-            raise RuntimeError(_NO_GRADIENT[kind].format(i=i))
-
-
-def _filled(
-    grads: Grads, like: Sequence[Tensor], strict: bool, create_graph: bool, stage: str
-) -> list[Tensor]:
-    """Zeros for derivatives that are missing, or with `strict` an error."""
-    filled: list[Tensor] = []
-    for i, (grad, other) in enumerate(zip(grads, like, strict=True)):
-        if grad is None and strict:
-            raise RuntimeError(_MISSING[stage].format(i=i))
-        if grad is not None and strict and create_graph and not grad.requires_grad:
-            what = "hessian" if stage.startswith("double") else "jacobian"
-            raise RuntimeError(_CONSTANT.format(what=what, i=i))
-        filled.append(torch.zeros_like(other) if grad is None else grad)
-    return filled
-
-
-def _as_tuple(value: Any, name: str, api: str) -> tuple[bool, tuple[Tensor, ...]]:
-    """Whether `value` is a tuple, and the tuple."""
-    is_tuple = isinstance(value, tuple)
-    tensors = value if is_tuple else (value,)
-    for i, element in enumerate(tensors):
-        if not isinstance(element, Tensor):
-            at = f"value at index {i}" if is_tuple else f"given {name}"
-            raise TypeError(
-                f"The {name} given to {api} must be either a Tensor or a tuple of Tensors but the"
-                f" {at} has type {type(element)}."
-            )
-    return is_tuple, tensors
-
-
-def _restore(values: Sequence[Any], is_tuple: bool) -> Any:
-    return tuple(values) if is_tuple else values[0]
-
-
 def _finish(values: Sequence[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
     """Results without a history that nobody asked for."""
     return tuple(values) if create_graph else tuple([value.detach() for value in values])
 
 
-def _construct_standard_basis_for(
+def _construct_standard_basis_for(  # pyright: ignore[reportUnusedFunction]
     tensors: tuple[Tensor, ...], tensor_numels: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
     """Seeds for several tensors, flat; PyTorch's own tests reach for it under this name."""
     seeds = joint_basis(tensors, 0, sum(tensor_numels))
     return tuple([s.reshape(-1, n) for s, n in zip(seeds, tensor_numels, strict=True)])
+
+
+def _require_if(strict: bool, tensors: Grads, kind: str) -> None:
+    if strict:
+        require_grad(tensors, kind)

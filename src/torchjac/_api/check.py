@@ -144,8 +144,10 @@ def _by_difference(
         moved = [x.detach() + t * v for x, v in zip(signature.leaves, vs, strict=True)]
         with state.replayed(), grad_recorded():
             outputs = signature.replay(moved).tensors
-        size = sum(float((u.double() * y.detach().double()).abs().sum())
-                   for u, y in zip(us, outputs, strict=True))
+        size = sum(
+            float((u.double() * y.detach().double()).abs().sum())
+            for u, y in zip(us, outputs, strict=True)
+        )
         return _dot(us, outputs), size
 
     eps = max(torch.finfo(x.dtype).eps for x in signature.leaves)

@@ -61,10 +61,7 @@ def finite_difference(
     12.0
     """
     api = "finite_difference"
-    check_callable(api, func)
-    check_choice(api, "method", method, METHODS)
-    if step is not None and not (isinstance(step, int | float) and step > 0):
-        raise ArgumentError(f"{api}: `step` must be a positive number or None, got {step!r}.")
+    _check_arguments(api, func, method, step)
     given, spec = pytree.tree_flatten(as_arguments(inputs))
     is_numpy = any(isinstance(leaf, np.ndarray | np.generic) for leaf in given)
     leaves = [_to_tensor(leaf).detach() for leaf in given]
@@ -98,6 +95,13 @@ def finite_difference(
         return pytree.tree_unflatten(rows, specs[0])
 
     return (nested(blocks), nested(errors)) if error_estimate else nested(blocks)
+
+
+def _check_arguments(api: str, func: Any, method: Any, step: Any) -> None:
+    check_callable(api, func)
+    check_choice(api, "method", method, METHODS)
+    if step is not None and not (isinstance(step, int | float) and step > 0):
+        raise ArgumentError(f"{api}: `step` must be a positive number or None, got {step!r}.")
 
 
 def _to_tensor(leaf: Any) -> Any:

@@ -201,6 +201,7 @@ def batch_jacobian(
         MixedSamplesError: Samples are not independent; the message names the cause.
         ShapeError: An input or output lacks the axis of samples.
         ArgumentError: An argument is out of range.
+        ArgumentTypeError: An input or output is no floating-point Tensor, or `wrt` is a module.
 
     >>> import torch, torchjac
     >>> torchjac.batch_jacobian(lambda x: x**2, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))

@@ -18,6 +18,12 @@ _FUSED = ("FlashAttention", "EfficientAttention", "CudnnAttention", "FusedAttent
 def uses_fused_attention(node_names: Set[str]) -> bool:
     """Whether a graph with these nodes holds a fused attention kernel.
 
+    Args:
+        node_names: Kinds of nodes, as `torchjac._torch.node_names` gives them.
+
+    Returns:
+        True if one of them is fused attention.
+
     >>> uses_fused_attention({"MulBackward0", "ScaledDotProductFlashAttentionForCpuBackward0"})
     True
     """

@@ -76,10 +76,7 @@ def linearized(signature: Signature, options: Options) -> Linearized:
     """The function recorded, inside a transform of `torch.func` or outside."""
     if inside_transform():
         return record_in_transform(signature.evaluate, signature.leaves)
-    point = evaluate(signature, options, always_record=True)
-    if point.tape is None:
-        raise ValueError("always_record leaves a tape")
-    return point.tape
+    return evaluate(signature, options, always_record=True).recorded()
 
 
 def best_rung(

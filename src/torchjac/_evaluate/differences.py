@@ -86,13 +86,13 @@ def difference_blocks(
         steps = step_sizes(x, method, step)
         for c, h in enumerate(steps.tolist()):
             column = quotient(api, value, leaves, j, c, h, base)
-            finer = None
+            finer: Values = []
             if estimate_errors and method != "complex":
                 finer = quotient(api, value, leaves, j, c, h / 2, base)
             for i, entries in enumerate(column):
                 blocks[i][j].view(base[i].numel(), -1)[:, c] = entries.reshape(-1)
                 if estimate_errors:
-                    error = _error(entries, finer and finer[i], base[i], h, method)
+                    error = _error(entries, finer[i] if finer else None, base[i], h, method)
                     errors[i][j].view(base[i].numel(), -1)[:, c] = error.reshape(-1)
     return Differences(blocks, errors)
 
@@ -128,7 +128,12 @@ def _same_shapes(api: str, values: Values, base: Values) -> Values:
 
 
 def _forward(
-    api: str, value: Callable[..., Values], leaves: Sequence[Tensor], j: int, c: int, h: float,
+    api: str,
+    value: Callable[..., Values],
+    leaves: Sequence[Tensor],
+    j: int,
+    c: int,
+    h: float,
     base: Values,
 ) -> Values:
     ahead = _same_shapes(api, value(_moved(leaves, j, c, h)), base)
@@ -136,7 +141,12 @@ def _forward(
 
 
 def _central(
-    api: str, value: Callable[..., Values], leaves: Sequence[Tensor], j: int, c: int, h: float,
+    api: str,
+    value: Callable[..., Values],
+    leaves: Sequence[Tensor],
+    j: int,
+    c: int,
+    h: float,
     base: Values,
 ) -> Values:
     ahead = _same_shapes(api, value(_moved(leaves, j, c, h)), base)
@@ -145,7 +155,12 @@ def _central(
 
 
 def _complex(
-    api: str, value: Callable[..., Values], leaves: Sequence[Tensor], j: int, c: int, h: float,
+    api: str,
+    value: Callable[..., Values],
+    leaves: Sequence[Tensor],
+    j: int,
+    c: int,
+    h: float,
     base: Values,
 ) -> Values:
     moved = _same_shapes(api, value(_moved(leaves, j, c, complex(0, h))), base)

@@ -1,7 +1,7 @@
 """The evaluation as a whole: record, choose, climb down the ladder, check, hand over."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,8 +16,8 @@ from torchjac._evaluate.randomness import RandomState, random_state
 from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publish
 from torchjac._evaluate.reverse import reverse_at_once
 from torchjac._evaluate.seeds import BatchDims, seed_count
-from torchjac._evaluate.strict import check_dependence, check_outputs
-from torchjac._evaluate.tape import Tape, grad_recorded, record
+from torchjac._evaluate.strict import check_dependence
+from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, record
 from torchjac._evaluate.transform import differentiate_in_transform
 from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import Witness, testify
@@ -62,7 +62,7 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     negligible = point.tape is not None and is_negligible(outputs.tensors, leaves)
     blocks = None
     if negligible and options.is_plain and choice.mode == "reverse-mode":
-        blocks = _at_once(point, options)
+        blocks = point.tape and try_at_once(point.tape, create_graph=options.create_graph)
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
             work = point.work(options, None, negligible, progress)
@@ -82,6 +82,19 @@ class Point(NamedTuple):
     tape: Tape | None
     outputs: Outputs
     held_bytes: int
+
+    def recorded(self) -> Tape:
+        """The graph, where it was kept.
+
+        Returns:
+            The tape.
+
+        Raises:
+            ValueError: It was not.
+        """
+        if self.tape is None:
+            raise ValueError("the function was evaluated without its graph")
+        return self.tape
 
     def work(
         self, options: Options, batch: BatchDims | None, negligible: bool, progress: Progress
@@ -136,7 +149,6 @@ def evaluate(signature: Signature, options: Options, *, always_record: bool = Fa
 
 def _look_at_outputs(api: str, tape: Tape, options: Options) -> None:
     if options.strict:
-        check_outputs(tape)
         check_dependence(tape, create_graph=options.create_graph)
         return
     for i, output in enumerate(tape.outputs.tensors):
@@ -149,16 +161,13 @@ def _look_at_outputs(api: str, tape: Tape, options: Options) -> None:
             )
 
 
-def _at_once(point: Point, options: Options) -> Blocks | None:
-    """Rows of a small problem, or None where somebody wants to know or PyTorch cannot batch.
-
-    The ladder then tries again, and says what PyTorch said.
-    """
-    if point.tape is None or is_listened_to():
+def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
+    """Rows of a small problem, or None where somebody wants to know or PyTorch cannot batch."""
+    if is_listened_to():
         return None
     try:
-        return reverse_at_once(point.tape, create_graph=options.create_graph)
-    except Exception:
+        return reverse_at_once(tape, create_graph=create_graph)
+    except Exception:  # the ladder tries again, and says what PyTorch said
         return None
 
 
@@ -217,12 +226,15 @@ def climb(work: Work, choice: Choice) -> Blocks:
     if choice.mode == "forward-mode" and work.options.strategy == "auto":
         # What a block is, dtype and device, must not depend on the mode that was chosen here.
         leaves = work.signature.leaves
-        return [[b if b is None else b.to(x) for b, x in zip(row, leaves, strict=True)]
-                for row in blocks]
+        return [
+            [b if b is None else b.to(x) for b, x in zip(row, leaves, strict=True)]
+            for row in blocks
+        ]
     return blocks
 
 
-def explain_refusals(api: str, rung: Rung[Blocks], refusals: Sequence[Refusal]) -> str:
+def explain_refusals(api: str, rung: Rung[Any], refusals: Sequence[Refusal]) -> str:
+    """What a `FallbackWarning` says."""
     reasons = "; ".join(f"{refusal.method}: {refusal.reason}" for refusal in refusals)
     return f"{api}: computed by {rung.name}, since PyTorch cannot take a faster way ({reasons})."
 

@@ -68,9 +68,11 @@ def _columns(
     stacked: bool,
     create_graph: bool,
 ) -> Pass:
-    def product(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:
+    pulled = cotangents[0] if back is None else back  # never run without `back`
+
+    def product(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
         def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            return fast_backward([back], cotangents, tangents, create_graph=create_graph)
+            return fast_backward([pulled], cotangents, tangents, create_graph=create_graph)
 
         return batched(once, seeds) if stacked else once(seeds)
 

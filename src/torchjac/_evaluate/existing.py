@@ -1,20 +1,21 @@
 """Jacobians of tensors that are computed already, through the graph that they carry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.choose import Choice, choose
-from torchjac._evaluate.differentiate import explain_refusals, filled
+from torchjac._evaluate.differentiate import explain_refusals, filled, try_at_once
 from torchjac._evaluate.double_backward import double_backward
 from torchjac._evaluate.ladder import Rung, climb_down
 from torchjac._evaluate.memory import Budget, is_negligible, result_bytes
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Evaluation, is_listened_to, publish
-from torchjac._evaluate.reverse import reverse, reverse_at_once
-from torchjac._evaluate.strict import check_dependence, check_outputs
+from torchjac._evaluate.reverse import reverse
+from torchjac._evaluate.strict import check_dependence
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Linearized
 from torchjac._evaluate.witness import testify
@@ -34,9 +35,11 @@ class _Existing:
     chunks: Chunks = field(init=False)
 
     def climb(self, mode: str, why: str) -> Blocks:
-        rungs = [Rung("reverse-mode", METHODS[s], self._reverse(s)) for s in self._stackings()]
+        """Climb down the ladder from `mode`."""
+        stackings = self.options.stackings
+        rungs = [Rung("reverse-mode", METHODS[s], self._reverse(s)) for s in stackings]
         if mode == "double-backward":
-            double = [Rung(mode, METHODS[s], self._double(s)) for s in self._stackings()]
+            double = [Rung(mode, METHODS[s], self._double(s)) for s in stackings]
             rungs = double + rungs
         rung, blocks, refusals = climb_down(rungs)
         if refusals and not self.options.quiet:
@@ -45,14 +48,11 @@ class _Existing:
             publish(self._evaluation(rung, why), refusals)
         return blocks
 
-    def _stackings(self) -> tuple[bool, ...]:
-        return self.options.stackings
-
-    def _reverse(self, stacked: bool):
+    def _reverse(self, stacked: bool) -> Callable[[], Blocks]:
         graph = self.options.create_graph
         return lambda: reverse(self.tape, self._fresh(), stacked=stacked, create_graph=graph)
 
-    def _double(self, stacked: bool):
+    def _double(self, stacked: bool) -> Callable[[], Blocks]:
         graph = self.options.create_graph
         return lambda: double_backward(
             self.tape, self._fresh(), stacked=stacked, create_graph=graph
@@ -98,6 +98,7 @@ def differentiate_existing(api: str, tape: Linearized, options: Options) -> list
 
     Raises:
         ArgumentError: The graph was freed.
+        RuntimeError: What PyTorch raises in the backward pass.
     """
     try:
         blocks = _blocks(api, tape, options)
@@ -121,16 +122,13 @@ def differentiate_existing(api: str, tape: Linearized, options: Options) -> list
 
 def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
     if options.strict:
-        check_outputs(tape)
         check_dependence(tape, create_graph=options.create_graph)
     outputs, leaves = tape.outputs.tensors, tape.inputs
     choice = _choice(tape)
-    if choice.mode == "reverse-mode" and options.is_plain and not is_listened_to():
-        if is_negligible(outputs, leaves):
-            try:
-                return reverse_at_once(tape, create_graph=options.create_graph)
-            except Exception as error:  # the ladder tries again, and says what PyTorch said
-                _ = error
+    if choice.mode == "reverse-mode" and options.is_plain and is_negligible(outputs, leaves):
+        blocks = try_at_once(tape, create_graph=options.create_graph)
+        if blocks is not None:
+            return blocks
     with Progress(shown=options.progress, label=api) as progress:
         existing = _Existing(api, tape, options, progress)
         if choice.mode == "reverse-mode":

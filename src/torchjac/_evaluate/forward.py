@@ -100,17 +100,12 @@ def forward(
     ]
 
 
-def push(
-    flat: Flat, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def push(flat: Flat, leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """J v: one Jacobian-vector product."""
-    _, moved = torch.func.jvp(flat, tuple(leaves), tuple(tangents))
-    return moved
+    return torch.func.jvp(flat, tuple(leaves), tuple(tangents))[1]
 
 
-def push_stacked(
-    flat: Flat, leaves: Sequence[Tensor], j: int, seeds: Tensor
-) -> tuple[Tensor, ...]:
+def push_stacked(flat: Flat, leaves: Sequence[Tensor], j: int, seeds: Tensor) -> tuple[Tensor, ...]:
     """J v for a stack of tangents of input j, the other inputs standing still."""
 
     def one(seed: Tensor) -> tuple[Tensor, ...]:
@@ -126,7 +121,7 @@ def _only(leaves: Sequence[Tensor], j: int, seed: Tensor) -> list[Tensor]:
 def _columns(
     flat: Flat, leaves: Sequence[Tensor], count: int, j: int, dim: int | None, *, stacked: bool
 ) -> Pass:
-    def product(seeds: Sequence[Tensor], last: bool) -> tuple[Tensor, ...]:
+    def product(seeds: Sequence[Tensor], last: bool) -> tuple[Tensor, ...]:  # noqa: ARG001
         if stacked:
             return push_stacked(flat, leaves, j, seeds[0])
         return push(flat, leaves, _only(leaves, j, seeds[0]))
@@ -134,6 +129,8 @@ def _columns(
     def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
         if start == stop:
             return [None] * count
-        return apply_seeds(product, [basis(leaves[j], start, stop, dim)], stacked=stacked, last=last)
+        return apply_seeds(
+            product, [basis(leaves[j], start, stop, dim)], stacked=stacked, last=last
+        )
 
     return run

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.strict import fill_missing, require_grad
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import inside_transform, pytree
-from torchjac.errors import ShapeError, StrictError
+from torchjac.errors import ShapeError
 
 
 def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
@@ -24,19 +25,17 @@ def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
 
     def gradient(outputs: Outputs, leaves: Sequence[Tensor]) -> Any:
         value = scalar(signature.api, outputs)
-        if strict and not value.requires_grad:
-            raise StrictError(
-                "Output 0 of the user-provided function does not require gradients."
-                " The outputs must be computed in a differentiable manner from the input"
-                " when running in strict mode."
-            )
+        if strict:
+            require_grad([value], "outputs")
         if not value.requires_grad:
             return tuple(map(torch.zeros_like, leaves)), outputs.aux
-        grads = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        grads: Sequence[Tensor | None] = torch.autograd.grad(
+            value, leaves, create_graph=True, allow_unused=True
+        )
         if strict:
-            _check_gradients(grads)
+            require_grad(grads, "jacobian")
         return tuple(
-            [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
+            fill_missing(grads, leaves, "back", strict=False, create_graph=True)
         ), outputs.aux
 
     def call(leaves: Sequence[Tensor]) -> Any:
@@ -69,6 +68,13 @@ def scalar_signature(signature: Signature) -> Signature:
 def scalar(api: str, outputs: Outputs) -> Tensor:
     """The one element of the output.
 
+    Args:
+        api: Name of the public function, for messages.
+        outputs: What the function returned.
+
+    Returns:
+        The element, without axes.
+
     Raises:
         ShapeError: There are more elements, or more tensors.
     """
@@ -96,21 +102,3 @@ def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> An
     given = iter(tensors)  # as the transform hands them out, in place of those inside of it
     flat = [next(given) if isinstance(t, Tensor) else t for t in flat]
     return gradient, pytree.tree_unflatten(flat, spec)
-
-
-def _check_gradients(grads: Sequence[Tensor | None]) -> None:
-    for j, grad in enumerate(grads):
-        if grad is None:
-            raise StrictError(
-                f"Output 0 of the user-provided function is independent of input {j}. "
-                "This is not allowed in strict mode."
-            )
-        if not grad.requires_grad:
-            raise StrictError(
-                "While computing the hessian, found that the jacobian of the user-provided"
-                f" function with respect to input {j} is independent of the input. This is not"
-                " allowed in strict mode. You should ensure that your function is twice"
-                " differentiable and that the jacobian depends on the inputs (this would be"
-                " violated by a linear function for example)."
-            )
-

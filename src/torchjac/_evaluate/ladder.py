@@ -42,8 +42,8 @@ def climb_down(
         The rung, what it computed, and the rungs above with the reason that each gave.
 
     Raises:
-        Exception: What the last rung raised, if none holds; and at once an error of torchjac's
-            own or a device out of memory, which no other way would mend.
+        TorchjacError: At once: no other way would mend it.
+        Exception: What the last rung raised, if none holds; at once if memory ran out.
     """
     refusals: list[Refusal] = []
     for rung in rungs[:-1]:

@@ -58,7 +58,11 @@ class MemoryMeter(TorchDispatchMode):
         self._live_bytes = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, list | tuple) else (result,):
@@ -97,6 +101,13 @@ class Budget:
 
     def pass_bytes(self, result_bytes: int, device: torch.device) -> int:
         """Bytes that one pass may take beside the result.
+
+        Args:
+            result_bytes: Size of the result.
+            device: Where it will be.
+
+        Returns:
+            The number of bytes, at least 1.
 
         Raises:
             MemoryBudgetError: The result itself is larger than the budget.
@@ -142,6 +153,12 @@ def is_negligible(
 
 def human(size: int) -> str:
     """A number of bytes in the unit that reads best.
+
+    Args:
+        size: The number.
+
+    Returns:
+        Text with a unit.
 
     >>> human(3 * 2**30)
     '3.00 GiB'

@@ -15,9 +15,7 @@ from torchjac.errors import MixedSamplesError
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def refuse_mixing(
-    api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims
-) -> None:
+def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> None:
     """Refuse a function whose samples are not independent, by two random products.
 
     With the same cotangent u for every sample, once plain and once weighed by a random number
@@ -50,14 +48,12 @@ def refuse_mixing(
             continue
         g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
         if not close(g * weights.to(g), w):
-            raise mixed_samples(api, func, tape, batch)
+            raise MixedSamplesError(mixed_samples(api, func, tape, batch))
 
 
-def mixed_samples(
-    api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims
-) -> MixedSamplesError:
-    """The error that names what mixes the samples."""
-    return MixedSamplesError(
+def mixed_samples(api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> str:
+    """The message that names what mixes the samples."""
+    return (
         f"{api}: the samples are not independent: {cause_of_mixing(func, tape, batch)}. "
         "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
     )

@@ -45,6 +45,12 @@ class Options(NamedTuple):
     def checked(self, api: str) -> "Options":
         """These options, or an error that names the one at fault.
 
+        Args:
+            api: Name of the public function.
+
+        Returns:
+            The options themselves.
+
         Raises:
             ArgumentError: A value is out of range.
         """

@@ -48,8 +48,10 @@ def forward_outright(
             chunks = Chunks(Budget(api), size, few, leaves[0].device, progress)
             blocks = forward(flat, leaves, outputs, chunks, stacked=stacked, create_graph=True)
             return [
-                [x.new_zeros(y.shape + x.shape) if b is None else b
-                 for b, x in zip(row, leaves, strict=True)]
+                [
+                    x.new_zeros(y.shape + x.shape) if b is None else b
+                    for b, x in zip(row, leaves, strict=True)
+                ]
                 for row, y in zip(blocks, outputs, strict=True)
             ]
 

@@ -1,5 +1,6 @@
 """An optional progress bar over seeds."""
 
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -43,9 +44,9 @@ class Progress:
 
 def _rich_bar() -> Any:
     try:
-        from rich.progress import Progress as Bar
+        bars = import_module("rich.progress")
     except ImportError:
         raise MissingExtraError(
             "progress=True needs the package `rich`: pip install 'torchjac[rich]'."
         ) from None
-    return Bar(transient=True)
+    return bars.Progress(transient=True)

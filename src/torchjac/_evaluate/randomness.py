@@ -4,7 +4,7 @@ A Jacobian that needs several evaluations (forward mode, replicated batches) mus
 mask, or its columns belong to different functions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class RandomState(NamedTuple):
     cuda: tuple[tuple[int, Tensor], ...]
 
     @contextmanager
-    def replayed(self) -> Iterator[None]:
+    def replayed(self) -> Generator[None]:
         """Start the block from this state, and go on after it as if it had not been."""
         with torch.random.fork_rng(devices=[index for index, _ in self.cuda]):
             torch.set_rng_state(self.cpu)

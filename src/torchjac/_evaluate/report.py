@@ -1,6 +1,6 @@
 """What was done for a Jacobian, kept for whoever asks."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ _listeners: ContextVar[tuple[list[Evaluation], ...]] = ContextVar("listeners", d
 
 
 @contextmanager
-def record() -> Iterator[list[Evaluation]]:
+def record() -> Generator[list[Evaluation]]:
     """Collect how every Jacobian inside the block was computed.
 
     Yields:

@@ -46,9 +46,7 @@ def reverse(
         return _cut(tape, sweep(sum(counts), run, chunks, differentiable=create_graph))
     blocks: Blocks = []
     for i, (output, count) in enumerate(zip(outputs, counts, strict=True)):
-        run = _rows(
-            tape, [i], dim, stacked=stacked and count > 1, create_graph=create_graph
-        )
+        run = _rows(tape, [i], dim, stacked=stacked and count > 1, create_graph=create_graph)
         rows = sweep(count, run, chunks, differentiable=create_graph)
         blocks.append(
             [rows_to_block(r, output, x, batch) for r, x in zip(rows, tape.inputs, strict=True)]
@@ -88,9 +86,7 @@ def _cut(tape: Linearized, rows: Sequence[Tensor | None]) -> Blocks:
     for output in tape.outputs.tensors:
         stop = start + output.numel()
         part = [r if r is None else r[start:stop] for r in rows]
-        blocks.append(
-            [rows_to_block(r, output, x) for r, x in zip(part, tape.inputs, strict=True)]
-        )
+        blocks.append([rows_to_block(r, output, x) for r, x in zip(part, tape.inputs, strict=True)])
         start = stop
     return blocks
 

@@ -14,7 +14,7 @@ from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.witness import testify
 from torchjac._inputs.signature import Signature
-from torchjac.errors import ShapeError
+from torchjac.errors import MixedSamplesError, ShapeError
 
 
 def differentiate_samples(
@@ -41,9 +41,7 @@ def differentiate_samples(
     api = signature.api
     size = _batch_size(api, signature.leaves, batch.inputs)
     point = evaluate(signature, options, always_record=True)
-    tape, outputs = point.tape, point.outputs
-    if tape is None:
-        raise ValueError("a function of samples is always recorded")
+    tape, outputs = point.recorded(), point.outputs
     for i, output in enumerate(outputs.tensors):
         _check_axis(api, f"output {i}", output, "out_dim", batch.outputs, size)
     witness = testify(tape)
@@ -59,7 +57,7 @@ def differentiate_samples(
         if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
             blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
     if not witness.agrees(blocks, batch):
-        raise mixed_samples(api, func, tape, batch)
+        raise MixedSamplesError(mixed_samples(api, func, tape, batch))
     return Solution(outputs, filled(blocks, outputs, signature.leaves, batch))
 
 

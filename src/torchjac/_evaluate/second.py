@@ -56,7 +56,8 @@ def laplacian_of(
     output = tape.outputs.tensors[0]
     if seed_count(output, None if batch is None else batch.outputs) > 1:
         rungs.insert(
-            0, Rung("forward over forward", "vmap", lambda: _nested(signature, options, tape, batch))
+            0,
+            Rung("forward over forward", "vmap", lambda: _nested(signature, options, tape, batch)),
         )
     used, result, refusals = climb_down(rungs)
     if refusals:
@@ -82,12 +83,12 @@ def _nested(
 
         return torch.func.jvp(first, (x,), (seed,))[1]
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
+    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
         if start == stop:
             return [None]
         return [torch.vmap(along, randomness="same")(basis(x, start, stop, dim))]
 
-    def compute(chunks: Chunks, stacked: bool, graph: bool) -> list[Tensor | None]:
+    def compute(chunks: Chunks, stacked: bool, graph: bool) -> list[Tensor | None]:  # noqa: ARG001
         return sweep(seed_count(x, dim), run, chunks, differentiable=graph)
 
     terms = best_rung(signature.api, options, tape, compute)[0]
@@ -118,7 +119,7 @@ def _by_gradients(
 
 
 def _gradient_of(signature: Signature, batch: BatchDims | None, component: int) -> Signature:
-    """x -> gradient of one component of the output, for all samples."""
+    """The gradient of one component of the output, for all samples, as a function."""
 
     def value(*leaves: Tensor) -> Tensor:
         output = signature.replay(leaves).tensors[0]

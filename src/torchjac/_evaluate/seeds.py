@@ -17,6 +17,13 @@ class BatchDims(NamedTuple):
 def seed_count(tensor: Tensor, dim: int | None) -> int:
     """Seeds that `tensor` needs: its elements, or those of one sample along axis `dim`.
 
+    Args:
+        tensor: What is seeded.
+        dim: Axis of samples, None for one point.
+
+    Returns:
+        The number of seeds.
+
     >>> seed_count(torch.zeros(5, 3), None), seed_count(torch.zeros(5, 3), 0)
     (15, 3)
     """
@@ -26,7 +33,14 @@ def seed_count(tensor: Tensor, dim: int | None) -> int:
 
 
 def rows_of_samples(tensor: Tensor, dim: int) -> Tensor:
-    """One row per sample: shape (B, elements of one sample).
+    """One row per sample.
+
+    Args:
+        tensor: Any tensor.
+        dim: Axis of samples.
+
+    Returns:
+        Shape (B, elements of one sample).
 
     >>> rows_of_samples(torch.zeros(3, 5), 1).shape
     torch.Size([5, 3])

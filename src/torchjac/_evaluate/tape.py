@@ -173,7 +173,7 @@ def record_in_transform(
         kept.append(evaluate([leaf.clone() for leaf in inner]))
         return kept[-1].tensors
 
-    values, pullback = torch.func.vjp(flat, *leaves)
+    values, pullback = torch.func.vjp(flat, *leaves)[:2]
     outputs = Outputs(tuple(values), kept[-1].spec, kept[-1].aux)
     return TransformTape(leaves, outputs, pullback)
 

@@ -1,7 +1,5 @@
 """Jacobians from inside a `torch.func` transform: differentiable, batched by whoever is outside."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -19,9 +17,7 @@ from torchjac._inputs.signature import Outputs, Signature
 from torchjac.errors import ArgumentError
 
 
-def differentiate_in_transform(
-    signature: Signature, options: Options
-) -> tuple[Outputs, Blocks]:
+def differentiate_in_transform(signature: Signature, options: Options) -> tuple[Outputs, Blocks]:
     """Evaluate a function and its Jacobian inside `vmap`, `grad`, `vjp` or `jvp`.
 
     The sizes seen are those of one sample, and nothing can be measured; `chunk_size` still
@@ -48,8 +44,9 @@ def differentiate_in_transform(
 
     def rung(stacked: bool) -> Rung[Blocks]:
         method = "vmap" if stacked else "loop"
-        return Rung(choice.mode, method, lambda: _blocks(signature, tape, options, choice.mode,
-                                                         stacked))
+        return Rung(
+            choice.mode, method, lambda: _blocks(signature, tape, options, choice.mode, stacked)
+        )
 
     _, blocks, _ = climb_down([rung(stacked) for stacked in options.stackings])
     return tape.outputs, blocks
@@ -65,7 +62,7 @@ def _blocks(
     if mode == "reverse-mode":
         return reverse(tape, chunks, stacked=stacked, create_graph=True)
 
-    def flat(*leaves: Tensor) -> Sequence[Tensor]:
+    def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
         return signature.replay([leaf.clone() for leaf in leaves]).tensors
 
     return forward(

@@ -29,7 +29,11 @@ class Watch(TorchFunctionMode):
         self._warn = warn
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if self._warn and func in _READERS and _depends_on_inputs(args[0]):
             self._report(func.__name__)

@@ -61,7 +61,9 @@ class Work:
         for stacked in self.options.stackings:
             yield Rung("reverse-mode", METHODS[stacked], lambda s=stacked: self._reverse(s))
             if stacked and self._uses_fused_attention():
-                yield Rung("reverse-mode", "vmap, math attention", lambda: self._reverse(True, True))
+                yield Rung(
+                    "reverse-mode", "vmap, math attention", lambda: self._reverse(True, True)
+                )
             if stacked and self.batch is not None and not self.state.was_used():
                 yield Rung("reverse-mode", "replicated batch", self._replicated)
 
@@ -69,7 +71,9 @@ class Work:
         for stacked in self.options.stackings:
             yield Rung("forward-mode", METHODS[stacked], lambda s=stacked: self._forward(s))
             if stacked and self._uses_fused_attention():
-                yield Rung("forward-mode", "vmap, math attention", lambda: self._forward(True, True))
+                yield Rung(
+                    "forward-mode", "vmap, math attention", lambda: self._forward(True, True)
+                )
 
     def _double_rungs(self) -> Iterator[Rung[Blocks]]:
         for stacked in self.options.stackings:

@@ -20,7 +20,7 @@ def check_callable(api: str, func: Any) -> None:
         )
 
 
-def check_choice(api: str, name: str, value: Any, choices: Sequence[str]) -> None:
+def check_choice(api: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     """Refuse a `value` that is not one of `choices`."""
     if value not in choices:
         raise ArgumentError(

@@ -48,6 +48,12 @@ def as_arguments(inputs: Any) -> tuple[Any, ...]:
     """The positional arguments that `inputs` stands for.
 
     A plain tuple is several arguments, as in PyTorch; anything else, a namedtuple too, is one.
+
+    Args:
+        inputs: What the user gave.
+
+    Returns:
+        A tuple of arguments.
     """
     return inputs if type(inputs) is tuple else (inputs,)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchjac._inputs.checks import check_callable, check_leaf, check_output
 from torchjac._inputs.modules import bind_module, replay_module
-from torchjac._inputs.selection import Selection, select
+from torchjac._inputs.selection import select
 from torchjac._inputs.trees import leaves_with_paths
 from torchjac._torch import pytree
 from torchjac.errors import ArgumentTypeError

@@ -12,6 +12,12 @@ Path = tuple[str, ...]
 def leaves_with_paths(tree: Any) -> list[tuple[Path, Any]]:
     """Leaves of a tree in flattening order, each with the keys that lead to it.
 
+    Args:
+        tree: Any pytree.
+
+    Returns:
+        Pairs of a path and a leaf.
+
     >>> leaves_with_paths({"a": [1, 2], "b": 3})
     [(('a', '0'), 1), (('a', '1'), 2), (('b',), 3)]
     """
@@ -29,6 +35,13 @@ def _key_name(key: Any) -> str:
 def subtree(tree: Any, path: Path) -> Any:
     """The part of `tree` at `path`, or raise `KeyError`.
 
+    Args:
+        tree: Any pytree.
+        path: Keys that lead to the part.
+
+    Returns:
+        The part.
+
     >>> subtree({"a": [1, 2], "b": 3}, ("a",))
     [1, 2]
     """
@@ -45,6 +58,12 @@ def _is_child_of(parent: Any) -> Callable[[Any], bool]:
 
 def parse_path(selector: str) -> str:
     """Write a path in dotted form: `['a'][0].b` and `a[0].b` become `a.0.b`.
+
+    Args:
+        selector: What the user wrote.
+
+    Returns:
+        The dotted form.
 
     >>> parse_path("['a'][0].b")
     'a.0.b'
