@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from torchjac.errors import ArgumentTypeError, ShapeError
+
 Tensors = Tensor | tuple[Tensor, ...]
 
 
