@@ -7,7 +7,7 @@ what it relies on.
 import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -18,8 +18,11 @@ from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.eager_transforms import (
     _jvp_with_argnums,
     _slice_argnums,
+    _unwrap_for_grad,  # pyright: ignore[reportPrivateImportUsage]
     _vjp_with_argnums,
+    jvp_increment_nesting,
 )
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,6 +38,7 @@ __all__ = [
     "jvp_with_argnums",
     "load_jvp_decompositions",
     "node_names",
+    "push_forward",
     "pytree",
     "slice_argnums",
     "vjp_with_argnums",
@@ -74,8 +78,8 @@ def inside_transform() -> bool:
 
 
 @contextmanager
-def _vmap_level(size: int) -> Generator[int]:
-    level = _functorch._vmap_increment_nesting(size, "error")
+def _vmap_level(size: int, randomness: str) -> Generator[int]:
+    level = _functorch._vmap_increment_nesting(size, randomness)
     try:
         yield level
     finally:
@@ -116,8 +120,36 @@ def fast_backward(
     )
 
 
+def push_forward(
+    function: Callable[..., Sequence[Tensor]], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """`torch.func.jvp` of flat tensors, less its tree handling.
+
+    Args:
+        function: Takes and returns tensors.
+        primals: Where to differentiate.
+        tangents: One for each, with its shape.
+
+    Returns:
+        One tangent per output, None where nothing moves.
+    """
+    load_jvp_decompositions()
+    # Inside another jvp its dual level serves; levels of torch.func keep the two apart.
+    outermost = forward_ad._current_level < 0
+    with (
+        jvp_increment_nesting() as level,
+        _set_fwd_grad_enabled(True),
+        forward_ad.dual_level() if outermost else nullcontext(),
+    ):
+        duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
+        moved = [forward_ad.unpack_dual(output).tangent for output in function(*duals)]
+        return [None if t is None else _unwrap_for_grad(t, level) for t in moved]
+
+
 def batched(
-    function: Callable[[list[Tensor]], Sequence[Tensor | None]], stacked: Sequence[Tensor]
+    function: Callable[[list[Tensor]], Sequence[Tensor | None]],
+    stacked: Sequence[Tensor],
+    randomness: str = "error",
 ) -> list[Tensor | None]:
     """Run `function` once with every tensor of `stacked` batched along its first axis.
 
@@ -127,12 +159,13 @@ def batched(
     Args:
         function: Takes tensors without the batch axis, returns tensors or None.
         stacked: Tensors with it.
+        randomness: What random ops do: "error" or "same".
 
     Returns:
         What `function` returned, with the batch axis first.
     """
     size = stacked[0].shape[0]
-    with _vmap_level(size) as level:
+    with _vmap_level(size, randomness) as level:
         lifted = [_functorch._add_batch_dim(t, 0, level) for t in stacked]
         return [
             None if r is None else _functorch._remove_batch_dim(r, level, size, 0)

@@ -9,6 +9,7 @@ fails).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 from torchjac._evaluate.existing import differentiate_existing
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.outright import forward_outright
-from torchjac._evaluate.randomness import random_state
 from torchjac._evaluate.seeds import joint_basis
 from torchjac._evaluate.strict import fill_missing, require_grad
 from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, leaf_of, record_in_transform
@@ -350,12 +350,12 @@ def _check_forward(create_graph: bool, strict: bool, vectorize: bool) -> None:
 
 def _jacobian_forward(func: Callable[..., Any], inputs: Tensors) -> Any:
     is_inputs_tuple, given = as_tuple(inputs, "inputs", "jacobian")
-    state = random_state(given)
-    plain = [leaf_of(x, create_graph=True) if x.requires_grad else x.detach() for x in given]
-    is_outputs_tuple, outputs = as_tuple(func(*[x.clone() for x in plain]), OUTPUTS, "jacobian")
+    kinds: list[bool] = []
 
     def evaluate(copies: list[Tensor]) -> tuple[Tensor, ...]:
-        return as_tuple(func(*copies), OUTPUTS, "jacobian")[1]
+        is_tuple, outputs = as_tuple(func(*copies), OUTPUTS, "jacobian")
+        kinds.append(is_tuple)
+        return outputs
 
     def by_reverse_mode() -> Sequence[Sequence[Tensor]]:
         with grad_recorded():
@@ -363,10 +363,10 @@ def _jacobian_forward(func: Callable[..., Any], inputs: Tensors) -> Any:
             options = Options(create_graph=True, quiet=True)
             return differentiate_existing("functional.jacobian", tape, options)
 
-    blocks = forward_outright(
-        "functional.jacobian", evaluate, plain, outputs, state, by_reverse_mode
-    )
-    return restore([restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        plain = [x.clone() if x.is_inference() else x for x in given]
+        blocks = forward_outright("functional.jacobian", evaluate, plain, by_reverse_mode)
+    return restore([restore(row, is_inputs_tuple) for row in blocks], kinds[-1])
 
 
 def _record(

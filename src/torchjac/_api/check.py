@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.forward import push
 from torchjac._evaluate.randomness import RandomState, random_state
 from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.witness import random_like
 from torchjac._inputs.signature import Signature, Wrt, bind
-from torchjac._torch import load_jvp_decompositions
+from torchjac._torch import push_forward
 
 # Two modes of automatic differentiation agree up to rounding errors of this many units.
 ROUNDING_UNITS = 1e4
@@ -122,7 +121,6 @@ def _by_forward(
     signature: Signature, state: RandomState, us: Sequence[Tensor], vs: Sequence[Tensor]
 ) -> tuple[float | None, str]:
     """The product, or None and what PyTorch said."""
-    load_jvp_decompositions()
 
     def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
         with state.replayed():
@@ -130,7 +128,7 @@ def _by_forward(
 
     try:
         with grad_recorded():
-            return _dot(us, push(flat, [x.detach() for x in signature.leaves], vs)), ""
+            return _dot(us, push_forward(flat, [x.detach() for x in signature.leaves], vs)), ""
     except Exception as error:
         return None, str(error).strip().splitlines()[0]
 

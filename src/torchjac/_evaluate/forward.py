@@ -1,16 +1,17 @@
 """Forward mode: columns of the Jacobian, one Jacobian-vector product per input element."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks, apply_seeds, columns_to_block
 from torchjac._evaluate.randomness import RandomState
-from torchjac._evaluate.seeds import BatchDims, basis, seed_count
+from torchjac._evaluate.seeds import BatchDims, are_many_and_small, basis, joint_basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
-from torchjac._evaluate.watch import Watch
-from torchjac._torch import load_jvp_decompositions
+from torchjac._torch import batched, push_forward
 from torchjac.errors import ChangedShapeError
 
 Flat = Callable[..., tuple[Tensor, ...]]
@@ -21,8 +22,7 @@ def replaying(
     evaluate: Callable[[list[Tensor]], Sequence[Tensor]],
     first: Sequence[Tensor],
     state: RandomState,
-    *,
-    warn: bool = False,
+    watch: AbstractContextManager[Any],
 ) -> Flat:
     """The function on flat tensors, for evaluations after the first.
 
@@ -34,15 +34,16 @@ def replaying(
         evaluate: The function of a list of tensors.
         first: What the first evaluation returned.
         state: Where the generators stood before it.
-        warn: Whether to warn of values that are pulled out, as recording does.
+        watch: Looks on while the function runs.
 
     Returns:
         A function of the leaves that returns the flat outputs.
     """
     expected = [output.shape for output in first]
+    replayed = state.replayed if state.was_used() else nullcontext
 
     def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
-        with state.replayed(), Watch(api, warn=warn):
+        with replayed(), watch:
             outputs = tuple(evaluate([leaf.clone() for leaf in leaves]))
         shapes = [output.shape for output in outputs]
         if shapes != expected:
@@ -80,57 +81,69 @@ def forward(
         batch: Axes of independent samples, which share their seeds.
 
     Returns:
-        blocks[i][j], shape (*output i, *input j).
+        blocks[i][j], shape (*output i, *input j), or None where it is zero.
     """
-    load_jvp_decompositions()
     dim = None if batch is None else batch.inputs
-    chunks.progress.expect(sum(seed_count(leaf, dim) for leaf in leaves))
-    columns = [
-        sweep(
-            seed_count(leaf, dim),
-            _columns(flat, leaves, len(outputs), j, dim, stacked=stacked),
-            chunks,
-            differentiable=create_graph,
-        )
-        for j, leaf in enumerate(leaves)
-    ]
+    counts = [seed_count(leaf, dim) for leaf in leaves]
+    chunks.progress.expect(sum(counts))
+    if batch is None and are_many_and_small(counts, few=1):
+        run = _columns(flat, leaves, range(len(leaves)), None, stacked=stacked)
+        columns = _cut(sweep(sum(counts), run, chunks, differentiable=create_graph), counts)
+    else:
+        columns = [
+            sweep(
+                count,
+                _columns(flat, leaves, [j], dim, stacked=stacked),
+                chunks,
+                differentiable=create_graph,
+            )
+            for j, count in enumerate(counts)
+        ]
     return [
-        [columns_to_block(columns[j][i], output, leaf, batch) for j, leaf in enumerate(leaves)]
+        [
+            columns_to_block(part[i] if part else None, output, leaf, batch)
+            for part, leaf in zip(columns, leaves, strict=True)
+        ]
         for i, output in enumerate(outputs)
     ]
 
 
-def push(flat: Flat, leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """J v: one Jacobian-vector product."""
-    return torch.func.jvp(flat, tuple(leaves), tuple(tangents))[1]
-
-
-def push_stacked(flat: Flat, leaves: Sequence[Tensor], j: int, seeds: Tensor) -> tuple[Tensor, ...]:
-    """J v for a stack of tangents of input j, the other inputs standing still."""
-
-    def one(seed: Tensor) -> tuple[Tensor, ...]:
-        return push(flat, leaves, _only(leaves, j, seed))
-
-    return torch.func.vmap(one, randomness="same")(seeds)
-
-
-def _only(leaves: Sequence[Tensor], j: int, seed: Tensor) -> list[Tensor]:
-    return [seed if k == j else torch.zeros_like(leaf) for k, leaf in enumerate(leaves)]
+def _cut(columns: Sequence[Tensor | None], counts: Sequence[int]) -> list[Sequence[Tensor | None]]:
+    """Cut columns over all inputs into those of each input."""
+    parts: list[Sequence[Tensor | None]] = []
+    start = 0
+    for count in counts:
+        stop = start + count
+        parts.append([c if c is None else c[start:stop] for c in columns])
+        start = stop
+    return parts
 
 
 def _columns(
-    flat: Flat, leaves: Sequence[Tensor], count: int, j: int, dim: int | None, *, stacked: bool
+    flat: Flat, leaves: Sequence[Tensor], which: Sequence[int], dim: int | None, *, stacked: bool
 ) -> Pass:
-    def product(seeds: Sequence[Tensor], last: bool) -> tuple[Tensor, ...]:  # noqa: ARG001
-        if stacked:
-            return push_stacked(flat, leaves, j, seeds[0])
-        return push(flat, leaves, _only(leaves, j, seeds[0]))
+    def product(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
+        def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            return push_forward(flat, leaves, _standing_but(leaves, which, tangents))
+
+        return batched(once, seeds, "same") if stacked else once(seeds)
 
     def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
         if start == stop:
-            return [None] * count
-        return apply_seeds(
-            product, [basis(leaves[j], start, stop, dim)], stacked=stacked, last=last
-        )
+            return []
+        if len(which) == 1:
+            seeds = [basis(leaves[which[0]], start, stop, dim)]
+        else:
+            seeds = joint_basis(leaves, start, stop)
+        return apply_seeds(product, seeds, stacked=stacked, last=last)
 
     return run
+
+
+def _standing_but(
+    leaves: Sequence[Tensor], which: Sequence[int], tangents: Sequence[Tensor]
+) -> list[Tensor]:
+    """Tangents for all inputs: those that are not seeded stand still."""
+    full = [None if j in which else torch.zeros_like(leaf) for j, leaf in enumerate(leaves)]
+    moving = iter(tangents)
+    return [next(moving) if t is None else t for t in full]

@@ -1,28 +1,34 @@
-"""Columns by forward mode alone, for callers that asked for just that."""
+"""Columns by forward mode for the drop-in, which keeps to what was asked for and returns it.
+
+Unlike `Work` it follows PyTorch to the letter: inner `no_grad` blocks are ignored, the grad mode
+of the caller holds, and results stay connected to the graph of the inputs.
+"""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.forward import forward, replaying
 from torchjac._evaluate.ladder import Rung, climb_down
 from torchjac._evaluate.memory import Budget, result_bytes
 from torchjac._evaluate.progress import Progress
-from torchjac._evaluate.randomness import RandomState
+from torchjac._evaluate.randomness import random_state
+from torchjac._evaluate.seeds import joint_basis
 from torchjac._evaluate.sweep import Chunks
-from torchjac._torch import inside_transform
+from torchjac._torch import batched, inside_transform, push_forward
 
-# For so few seeds measuring costs more than batching them all could.
-FEW_SEEDS = 8
+Evaluate = Callable[[list[Tensor]], tuple[Tensor, ...]]
+# For so few seeds accounts of memory and passes take longer than the derivative.
+FEW_SEEDS = 16
 
 
 def forward_outright(
     api: str,
-    evaluate: Callable[[list[Tensor]], Sequence[Tensor]],
+    evaluate: Evaluate,
     leaves: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    state: RandomState,
     otherwise: Callable[[], Sequence[Sequence[Tensor]]],
 ) -> Sequence[Sequence[Tensor]]:
     """Columns of the Jacobian by forward mode, batched, or one by one where that fails.
@@ -31,33 +37,71 @@ def forward_outright(
         api: Name of the public function, for messages.
         evaluate: The function of a list of tensors.
         leaves: Where to differentiate.
-        outputs: Its value there.
-        state: Where the random generators stood before it.
         otherwise: The same blocks by other means, where there is no forward rule.
 
     Returns:
-        blocks[i][j], shape (*output i, *input j), connected to the graph of the leaves.
+        blocks[i][j], shape (*output i, *input j).
     """
-    flat = replaying(api, evaluate, outputs, state)
+    outside = not inside_transform()
+    if outside and sum([leaf.numel() for leaf in leaves]) <= FEW_SEEDS:
+        blocks = _at_once(evaluate, leaves)
+        if blocks is not None:
+            return blocks
+    state = random_state(leaves)
+    outputs = evaluate([leaf.clone() for leaf in leaves])
+    flat = replaying(api, evaluate, outputs, state, nullcontext())
     size = result_bytes(outputs, leaves)
-    few = inside_transform() or sum([leaf.numel() for leaf in leaves]) <= FEW_SEEDS
 
     def rung(stacked: bool) -> Rung[Sequence[Sequence[Tensor]]]:
         def attempt() -> Sequence[Sequence[Tensor]]:
             progress = Progress(shown=False)
-            chunks = Chunks(Budget(api), size, few, leaves[0].device, progress)
+            chunks = Chunks(Budget(api), size, not outside, leaves[0].device, progress)
             blocks = forward(flat, leaves, outputs, chunks, stacked=stacked, create_graph=True)
-            return [
-                [
-                    x.new_zeros(y.shape + x.shape) if b is None else b
-                    for b, x in zip(row, leaves, strict=True)
-                ]
-                for row, y in zip(blocks, outputs, strict=True)
-            ]
+            return _filled(blocks, outputs, leaves)
 
         return Rung("forward-mode", "vmap" if stacked else "loop", attempt)
 
-    with torch.enable_grad():
-        rungs = [rung(True), rung(False), Rung("reverse-mode", "vmap", otherwise)]
-        _, blocks, _ = climb_down(rungs)
-    return blocks
+    rungs = [rung(True), rung(False), Rung("reverse-mode", "vmap", otherwise)]
+    return climb_down(rungs)[1]
+
+
+def _at_once(evaluate: Evaluate, leaves: Sequence[Tensor]) -> list[list[Tensor]] | None:
+    """All columns in one batched pass, or None where PyTorch cannot."""
+    counts = [leaf.numel() for leaf in leaves]
+    outputs: list[Tensor] = []
+
+    def flat(*duals: Tensor) -> list[Tensor]:
+        outputs[:] = evaluate([dual.clone() for dual in duals])
+        return outputs
+
+    def push(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return push_forward(flat, leaves, tangents)
+
+    try:
+        columns = batched(push, joint_basis(leaves, 0, sum(counts)), "same")
+    except Exception:  # the ladder tries again
+        return None
+    cut = [
+        [None] * len(counts) if c is None else c.movedim(0, -1).split(counts, -1) for c in columns
+    ]
+    blocks: Blocks = [
+        [
+            None if part is None else part.reshape(part.shape[:-1] + leaf.shape)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        for parts in cut
+    ]
+    return _filled(blocks, outputs, leaves)
+
+
+def _filled(
+    blocks: Blocks, outputs: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """Blocks with zeros, of the dtype of the output, where nothing moves."""
+    return [
+        [
+            torch.zeros(y.shape + x.shape, dtype=y.dtype, device=y.device) if b is None else b
+            for b, x in zip(row, leaves, strict=True)
+        ]
+        for row, y in zip(blocks, outputs, strict=True)
+    ]

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks, apply_seeds, rows_to_block
-from torchjac._evaluate.seeds import BatchDims, basis, joint_basis, seed_count
+from torchjac._evaluate.seeds import (
+    FEW,
+    BatchDims,
+    are_many_and_small,
+    basis,
+    joint_basis,
+    seed_count,
+)
 from torchjac._evaluate.sweep import Chunks, Pass, own, sweep
 from torchjac._evaluate.tape import Linearized
-
-# More outputs than this, and small ones, are seeded together: one pass instead of one each.
-SEPARATE_OUTPUTS = 4
-SEPARATE_NUMEL = 64
 
 
 def reverse(
@@ -41,7 +44,7 @@ def reverse(
     dim = None if batch is None else batch.outputs
     counts = [seed_count(output, dim) for output in outputs]
     chunks.progress.expect(sum(counts))
-    if batch is None and _are_many_and_small(counts):
+    if batch is None and are_many_and_small(counts):
         run = _rows(tape, range(len(outputs)), None, stacked=stacked, create_graph=create_graph)
         return _cut(tape, sweep(sum(counts), run, chunks, differentiable=create_graph))
     blocks: Blocks = []
@@ -52,10 +55,6 @@ def reverse(
             [rows_to_block(r, output, x, batch) for r, x in zip(rows, tape.inputs, strict=True)]
         )
     return blocks
-
-
-def _are_many_and_small(counts: Sequence[int]) -> bool:
-    return len(counts) > SEPARATE_OUTPUTS and sum(counts) < SEPARATE_NUMEL * len(counts)
 
 
 def _rows(
@@ -104,7 +103,7 @@ def reverse_at_once(tape: Linearized, *, create_graph: bool) -> Blocks:
         As `reverse`.
     """
     outputs = tape.outputs.tensors
-    if len(outputs) <= SEPARATE_OUTPUTS:
+    if len(outputs) <= FEW:
         return [_block_row(tape, i, create_graph) for i in range(len(outputs))]
     total = sum([output.numel() for output in outputs])
     run = _rows(tape, range(len(outputs)), None, stacked=True, create_graph=create_graph)

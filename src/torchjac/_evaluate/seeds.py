@@ -14,6 +14,16 @@ class BatchDims(NamedTuple):
     outputs: int
 
 
+# More tensors than this, and small ones, are seeded together: one pass instead of one each.
+FEW = 4
+SMALL = 64
+
+
+def are_many_and_small(counts: Sequence[int], few: int = FEW) -> bool:
+    """Whether more than `few` tensors with so many elements are best seeded together."""
+    return len(counts) > few and sum(counts) < SMALL * len(counts)
+
+
 def seed_count(tensor: Tensor, dim: int | None) -> int:
     """Seeds that `tensor` needs: its elements, or those of one sample along axis `dim`.
 

@@ -17,6 +17,7 @@ from torchjac._evaluate.reverse import reverse
 from torchjac._evaluate.seeds import BatchDims
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Tape, grad_recorded, leaf_of, record
+from torchjac._evaluate.watch import Watch
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import node_names
 
@@ -125,7 +126,7 @@ class Work:
                     lambda copies: signature.replay(copies).tensors,
                     self.outputs.tensors,
                     self.state,
-                    warn=warn,
+                    Watch(signature.api, warn=warn),
                 ),
                 [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves],
                 self.outputs.tensors,

@@ -16,7 +16,10 @@ Wrt = int | str | Sequence[int | str] | nn.Module | None
 
 
 class Outputs(NamedTuple):
-    """One evaluation of the function: flat tensors, their tree (None: one tensor), aux."""
+    """One evaluation of the function: flat tensors, their tree, aux.
+
+    The tree of one tensor is None, that of a plain tuple of tensors is `tuple`.
+    """
 
     tensors: tuple[Tensor, ...]
     spec: Any
@@ -24,7 +27,11 @@ class Outputs(NamedTuple):
 
     def unflatten(self, values: Sequence[Any]) -> Any:
         """Put one value per output tensor into the tree that the function returned."""
-        return values[0] if self.spec is None else pytree.tree_unflatten(values, self.spec)
+        if self.spec is None:
+            return values[0]
+        if self.spec is tuple:
+            return tuple(values)
+        return pytree.tree_unflatten(values, self.spec)
 
 
 class Signature(NamedTuple):
@@ -63,7 +70,10 @@ class Signature(NamedTuple):
         if isinstance(result, Tensor):
             check_output(self.api, "the output", result, self.holomorphic)
             return Outputs((result,), None, aux)
-        flat, spec = pytree.tree_flatten(result)
+        if type(result) is tuple and _all_tensors(result):
+            flat, spec = result, tuple
+        else:
+            flat, spec = pytree.tree_flatten(result)
         for position, value in enumerate(flat):
             check_output(self.api, f"output {position}", value, self.holomorphic)
         return Outputs(tuple(flat), spec, aux)
@@ -124,7 +134,11 @@ def bind(
 def _is_flat(inputs: Any) -> bool:
     if isinstance(inputs, Tensor):
         return True
-    return type(inputs) is tuple and bool(inputs) and all(isinstance(t, Tensor) for t in inputs)
+    return type(inputs) is tuple and bool(inputs) and _all_tensors(inputs)
+
+
+def _all_tensors(values: Sequence[Any]) -> bool:
+    return all([isinstance(value, Tensor) for value in values])
 
 
 def _bind_flat(
