@@ -113,7 +113,7 @@ def _dot(us: Sequence[Tensor], vs: Sequence[Tensor | None]) -> float:
 
 
 def _by_reverse(tape: Tape, us: Sequence[Tensor], vs: Sequence[Tensor]) -> float:
-    pulled = tape.pull(range(len(us)), us, stacked=False, create_graph=False, last=True)
+    pulled = tape.pull(range(len(us)), us, stacked=False, create_graph=False)
     return _dot(vs, pulled)
 
 

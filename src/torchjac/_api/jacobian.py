@@ -288,10 +288,11 @@ def jacobian_of(
     flat_outputs, spec = pytree.tree_flatten(outputs)
     flat_inputs, inner = pytree.tree_flatten(inputs)
     _check_graph(api, flat_outputs, flat_inputs)
-    keep = create_graph if retain_graph is None else retain_graph
-    tape = Tape(tuple(flat_inputs), Outputs(tuple(flat_outputs), spec, None), keep)
+    tape = Tape(tuple(flat_inputs), Outputs(tuple(flat_outputs), spec, None))
     with grad_recorded():
         blocks = differentiate_existing(api, tape, options)
+        if not (create_graph if retain_graph is None else retain_graph):
+            tape.release()
     return pytree.tree_unflatten([pytree.tree_unflatten(row, inner) for row in blocks], spec)
 
 

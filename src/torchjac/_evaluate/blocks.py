@@ -9,12 +9,12 @@ from torchjac._evaluate.seeds import BatchDims
 
 # blocks[i][j]: derivative of output i by input j, None where it is known to be zero.
 Blocks = list[list[Tensor | None]]
-# product(seeds, last) -> one tensor per target, None where no path leads to it
-Product = Callable[[Sequence[Tensor], bool], Sequence[Tensor | None]]
+# product(seeds) -> one tensor per target, None where no path leads to it
+Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 
 
 def apply_seeds(
-    product: Product, seeds: Sequence[Tensor], *, stacked: bool, last: bool
+    product: Product, seeds: Sequence[Tensor], *, stacked: bool
 ) -> Sequence[Tensor | None]:
     """Push or pull a chunk of seeds, together or one after the other.
 
@@ -22,15 +22,14 @@ def apply_seeds(
         product: One pass.
         seeds: Tensors with a leading axis of k seeds.
         stacked: Hand all k over at once.
-        last: Whether no pass comes after this chunk.
 
     Returns:
         One tensor (k, *shape) per target, or None.
     """
     if stacked:
-        return product(seeds, last)
+        return product(seeds)
     count = seeds[0].shape[0]
-    single = [product([s[r] for s in seeds], last and r == count - 1) for r in range(count)]
+    single = [product([s[r] for s in seeds]) for r in range(count)]
     if count == 1:
         return [None if p is None else p.unsqueeze(0) for p in single[0]]
     return [

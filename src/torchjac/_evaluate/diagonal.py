@@ -118,14 +118,14 @@ def _entries(tape: Linearized, dim: int | None, stacked: bool, create_graph: boo
     output, x = tape.outputs.tensors[0], tape.inputs[0]
     batch = stacked and seed_count(output, dim) > 1
 
-    def pull(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:
-        return tape.pull([0], seeds, stacked=batch, create_graph=create_graph, last=last)
+    def pull(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return tape.pull([0], seeds, stacked=batch, create_graph=create_graph)
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if start == stop:
             return [None]
         seeds = [basis(output, start, stop, dim)]
-        rows = apply_seeds(pull, seeds, stacked=batch, last=last)[0]
+        rows = apply_seeds(pull, seeds, stacked=batch)[0]
         if rows is None:
             return [None]
         if dim is None:

@@ -66,6 +66,7 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
             work = point.work(options, None, negligible, progress)
+            del point, outputs  # `work` alone holds the graph now, and may let it go
             blocks = compute(work, choice)
             outputs = work.outputs
     if signature.holomorphic and choice.mode == "reverse-mode":
@@ -172,7 +173,7 @@ def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
 
 
 def compute(work: Work, choice: Choice) -> Blocks:
-    """Climb down the ladder; a Jacobian by forward mode is compared with a witness.
+    """Climb down the ladder; forward mode, if it was not asked for, must face a witness.
 
     Args:
         work: The function, evaluated.
@@ -181,16 +182,17 @@ def compute(work: Work, choice: Choice) -> Blocks:
     Returns:
         The blocks.
     """
-    if choice.mode == "reverse-mode" or work.tape is None:
+    is_asked_for = work.options.strategy != "auto"
+    if choice.mode == "reverse-mode" or is_asked_for or work.tape is None:
         return climb(work, choice)
     witness = testify(work.tape)
-    if not work.options.create_graph and work.batch is None:
+    if not work.options.create_graph:
         # The memory of the graph is better spent on tangents.
         detached = tuple([t.detach() for t in work.outputs.tensors])
         work.outputs = work.outputs._replace(tensors=detached)
         work.tape = None
     blocks = climb(work, choice)
-    if work.batch is not None or _confirmed(work, witness, blocks):
+    if _confirmed(work, witness, blocks):
         return blocks
     return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
 

@@ -39,9 +39,7 @@ def double_backward(
     outputs = tape.outputs.tensors
     with torch.enable_grad():
         cotangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-        pulled = tape.pull(
-            range(len(outputs)), cotangents, stacked=False, create_graph=True, last=False
-        )
+        pulled = tape.pull(range(len(outputs)), cotangents, stacked=False, create_graph=True)
     dim = None if batch is None else batch.inputs
     chunks.progress.expect(sum(seed_count(x, dim) for x in tape.inputs))
     columns = [
@@ -70,15 +68,15 @@ def _columns(
 ) -> Pass:
     pulled = cotangents[0] if back is None else back  # never run without `back`
 
-    def product(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
+    def product(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
         def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
             return fast_backward([pulled], cotangents, tangents, create_graph=create_graph)
 
         return batched(once, seeds) if stacked else once(seeds)
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if back is None or not back.requires_grad or start == stop:
             return [None] * len(cotangents)
-        return apply_seeds(product, [basis(x, start, stop, dim)], stacked=stacked, last=last)
+        return apply_seeds(product, [basis(x, start, stop, dim)], stacked=stacked)
 
     return run

@@ -122,20 +122,20 @@ def _cut(columns: Sequence[Tensor | None], counts: Sequence[int]) -> list[Sequen
 def _columns(
     flat: Flat, leaves: Sequence[Tensor], which: Sequence[int], dim: int | None, *, stacked: bool
 ) -> Pass:
-    def product(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
+    def product(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
         def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
             return push_forward(flat, leaves, _standing_but(leaves, which, tangents))
 
         return batched(once, seeds, "same") if stacked else once(seeds)
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if start == stop:
             return []
         if len(which) == 1:
             seeds = [basis(leaves[which[0]], start, stop, dim)]
         else:
             seeds = joint_basis(leaves, start, stop)
-        return apply_seeds(product, seeds, stacked=stacked, last=last)
+        return apply_seeds(product, seeds, stacked=stacked)
 
     return run
 

@@ -40,8 +40,7 @@ def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: B
         weighed.append(plain[-1] * weights.to(sample).reshape(shape))
     which = range(len(plain))
     ones, others = (
-        tape.pull(which, seeds, stacked=False, create_graph=False, last=False)
-        for seeds in (plain, weighed)
+        tape.pull(which, seeds, stacked=False, create_graph=False) for seeds in (plain, weighed)
     )
     for g, w in zip(ones, others, strict=True):
         if g is None or w is None or weights is None:
@@ -103,7 +102,7 @@ def _first_pair(
     for sample in range(output.shape[batch.outputs]):
         seed = torch.zeros_like(output)
         seed.select(batch.outputs, sample).copy_(random_like(seed.select(batch.outputs, sample)))
-        rows = tape.pull([i], [seed], stacked=False, create_graph=False, last=False)
+        rows = tape.pull([i], [seed], stacked=False, create_graph=False)
         for j, row in enumerate(rows):
             if row is None:
                 continue

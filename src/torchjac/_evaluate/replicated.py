@@ -62,7 +62,7 @@ def _rows(
 ) -> Pass:
     expected = outputs[i].shape
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         copies = stop - start
         with grad_recorded():
             repeated = [

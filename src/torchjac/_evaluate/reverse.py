@@ -61,19 +61,18 @@ def _rows(
     tape: Linearized, which: Sequence[int], dim: int | None, *, stacked: bool, create_graph: bool
 ) -> Pass:
     outputs = [tape.outputs.tensors[i] for i in which]
-    final = which[-1] == len(tape.outputs.tensors) - 1
 
-    def pull(seeds: Sequence[Tensor], last: bool) -> Sequence[Tensor | None]:
-        return tape.pull(which, seeds, stacked=stacked, create_graph=create_graph, last=last)
+    def pull(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return tape.pull(which, seeds, stacked=stacked, create_graph=create_graph)
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if start == stop:
             return [None] * len(tape.inputs)
         if len(outputs) == 1:
             seeds = [basis(outputs[0], start, stop, dim)]
         else:
             seeds = joint_basis(outputs, start, stop)
-        return apply_seeds(pull, seeds, stacked=stacked, last=last and final)
+        return apply_seeds(pull, seeds, stacked=stacked)
 
     return run
 
@@ -107,7 +106,7 @@ def reverse_at_once(tape: Linearized, *, create_graph: bool) -> Blocks:
         return [_block_row(tape, i, create_graph) for i in range(len(outputs))]
     total = sum([output.numel() for output in outputs])
     run = _rows(tape, range(len(outputs)), None, stacked=True, create_graph=create_graph)
-    return _cut(tape, [r if r is None else own(r, create_graph) for r in run(0, total, True)])
+    return _cut(tape, [r if r is None else own(r, create_graph) for r in run(0, total)])
 
 
 def _block_row(tape: Linearized, i: int, create_graph: bool) -> list[Tensor | None]:
@@ -117,7 +116,7 @@ def _block_row(tape: Linearized, i: int, create_graph: bool) -> list[Tensor | No
         return [None] * len(tape.inputs)
     stacked = size > 1
     seeds = basis(output, 0, size) if stacked else torch.ones_like(output)
-    rows = tape.pull((i,), (seeds,), stacked=stacked, create_graph=create_graph, last=True)
+    rows = tape.pull((i,), (seeds,), stacked=stacked, create_graph=create_graph)
     owned = [r if r is None else own(r, create_graph) for r in rows]
     if output.dim() == 0:
         return owned

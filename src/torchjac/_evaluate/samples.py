@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from torchjac._evaluate.choose import Choice, choose
-from torchjac._evaluate.differentiate import Solution, climb, compute, evaluate, filled
+from torchjac._evaluate.differentiate import Solution, climb, evaluate, filled
 from torchjac._evaluate.memory import is_negligible
 from torchjac._evaluate.mixing import mixed_samples
 from torchjac._evaluate.options import Options
@@ -53,7 +53,7 @@ def differentiate_samples(
     negligible = is_negligible(outputs.tensors, signature.leaves, batch)
     with Progress(shown=options.progress, label=api) as progress:
         work = point.work(options, batch, negligible, progress)
-        blocks = compute(work, choice)
+        blocks = climb(work, choice)
         if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
             blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
     if not witness.agrees(blocks, batch):

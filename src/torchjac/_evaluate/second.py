@@ -83,7 +83,7 @@ def _nested(
 
         return torch.func.jvp(first, (x,), (seed,))[1]
 
-    def run(start: int, stop: int, last: bool) -> Sequence[Tensor | None]:  # noqa: ARG001
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if start == stop:
             return [None]
         return [torch.vmap(along, randomness="same")(basis(x, start, stop, dim))]

@@ -109,7 +109,7 @@ def check_dependence(tape: Linearized, *, create_graph: bool) -> None:
         if not output.numel():
             continue
         seed = torch.zeros_like(output)
-        rows = tape.pull([i], [seed], stacked=False, create_graph=create_graph, last=False)
+        rows = tape.pull([i], [seed], stacked=False, create_graph=create_graph)
         for j, row in enumerate(rows):
             if row is None:
                 raise StrictError(

@@ -21,8 +21,8 @@ from torchjac._evaluate.progress import Progress
 from torchjac._inputs.warn import warn
 from torchjac.errors import MemoryBudgetWarning
 
-# run(start, stop, last) -> one tensor (stop - start, *shape) per target, or None for zero
-Pass = Callable[[int, int, bool], Sequence[Tensor | None]]
+# run(start, stop) -> one tensor (stop - start, *shape) per target, or None for zero
+Pass = Callable[[int, int], Sequence[Tensor | None]]
 SECOND_PROBE = 16
 
 
@@ -129,11 +129,10 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
 def _measured(
     run: Pass, start: int, stop: int, total: int, chunks: Chunks
 ) -> Sequence[Tensor | None]:
-    last = stop == total
     if stop - start == total or not chunks.measures():
-        return run(start, stop, last)
+        return run(start, stop)
     with MemoryMeter() as meter:
-        part = run(start, stop, last)
+        part = run(start, stop)
     chunks.learn(stop - start, meter.peak_bytes)
     return part
 

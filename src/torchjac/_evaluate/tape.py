@@ -36,13 +36,11 @@ class Linearized(Protocol):
         *,
         stacked: bool,
         create_graph: bool,
-        last: bool,
     ) -> list[Tensor | None]:
         """Vector-Jacobian products with the outputs `which`.
 
         u -> (J[i, j]^T u summed over i) for each input j; None where no path exists. With
         `stacked` every cotangent has a leading axis of independent seeds, and so has the answer.
-        `last` says that no further pass will come.
         """
         ...
 
@@ -52,7 +50,6 @@ class Tape(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     outputs: Outputs
-    retain_graph: bool = True
 
     def pull(
         self,
@@ -61,7 +58,6 @@ class Tape(NamedTuple):
         *,
         stacked: bool,
         create_graph: bool,
-        last: bool,
     ) -> list[Tensor | None]:
         """See `Linearized.pull`."""
         tensors = self.outputs.tensors
@@ -70,14 +66,17 @@ class Tape(NamedTuple):
             return [None] * len(self.inputs)
         outputs = [tensors[which[k]] for k in live]
         seeds = [cotangents[k] for k in live]
-        keep = self.retain_graph or not last
 
         def run(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            return fast_backward(
-                outputs, self.inputs, seeds, create_graph=create_graph, retain_graph=keep
-            )
+            return fast_backward(outputs, self.inputs, seeds, create_graph=create_graph)
 
         return batched(run, seeds) if stacked else list(run(seeds))
+
+    def release(self) -> None:
+        """Free the buffers of the graph, which only a backward pass can do."""
+        outputs = [output for output in self.outputs.tensors if output.requires_grad]
+        seeds = [torch.zeros_like(output) for output in outputs]
+        fast_backward(outputs, self.inputs, seeds, create_graph=False, retain_graph=False)
 
 
 class TransformTape(NamedTuple):
@@ -94,7 +93,6 @@ class TransformTape(NamedTuple):
         *,
         stacked: bool,
         create_graph: bool,  # noqa: ARG002 - transforms are always differentiable
-        last: bool,  # noqa: ARG002 - and keep their graph
     ) -> list[Tensor | None]:
         """See `Linearized.pull`."""
         full = list(map(torch.zeros_like, self.outputs.tensors))

@@ -44,9 +44,7 @@ def testify(tape: Linearized) -> Witness:
         The witness.
     """
     cotangents = tuple(random_like(output) for output in tape.outputs.tensors)
-    products = tape.pull(
-        range(len(cotangents)), cotangents, stacked=False, create_graph=False, last=False
-    )
+    products = tape.pull(range(len(cotangents)), cotangents, stacked=False, create_graph=False)
     return Witness(cotangents, tuple(products))
 
 
