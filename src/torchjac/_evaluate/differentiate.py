@@ -61,7 +61,8 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     )
     negligible = point.tape is not None and is_negligible(outputs.tensors, leaves)
     blocks = None
-    if negligible and options.is_plain and choice.mode == "reverse-mode":
+    plain = options.is_plain and not signature.holomorphic
+    if negligible and plain and choice.mode == "reverse-mode":
         blocks = point.tape and try_at_once(point.tape, create_graph=options.create_graph)
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
@@ -69,9 +70,6 @@ def differentiate(signature: Signature, options: Options) -> Solution:
             del point, outputs  # `work` alone holds the graph now, and may let it go
             blocks = compute(work, choice)
             outputs = work.outputs
-    if signature.holomorphic and choice.mode == "reverse-mode":
-        # PyTorch pulls back with the conjugate transpose.
-        blocks = [[None if b is None else b.conj().resolve_conj() for b in row] for row in blocks]
     return Solution(outputs, filled(blocks, outputs, leaves))
 
 

@@ -86,13 +86,16 @@ class Work:
 
     def _reverse(self, stacked: bool, math_attention: bool = False) -> Blocks:
         tape = self._recorded(with_math_attention(self.signature) if math_attention else None)
-        return reverse(
+        blocks = reverse(
             tape,
             self._new_chunks(),
             stacked=stacked,
             create_graph=self.options.create_graph,
             batch=self.batch,
         )
+        if self.signature.holomorphic:  # PyTorch pulls back with the conjugate transpose
+            return [[None if b is None else b.conj().resolve_conj() for b in r] for r in blocks]
+        return blocks
 
     def _double(self, stacked: bool) -> Blocks:
         return double_backward(
