@@ -24,6 +24,7 @@ from torch._functorch.eager_transforms import (
 )
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,6 +34,7 @@ __all__ = [
     "fast_backward",
     "forward_grad_enabled",
     "gradient_bytes",
+    "has_custom_functions",
     "inside_transform",
     "is_grad_switch",
     "jvp_with_argnums",
@@ -178,39 +180,62 @@ def is_grad_switch(function: Any) -> bool:
     return function is torch._C._set_grad_enabled
 
 
-def gradient_bytes(outputs: Sequence[Tensor], limit: int) -> int:
-    """Bytes of every gradient in the graph behind `outputs`, counted until they exceed `limit`.
+def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: int) -> int:
+    """Bytes of every gradient between `outputs` and `inputs`, counted until they exceed `limit`.
 
     The engine frees gradients as it goes, so that the sum bounds what one seed needs from above
     (temporaries inside one node apart).
 
     Args:
         outputs: Where the graph begins.
+        inputs: Where it ends; branches that lead elsewhere are never computed.
         limit: Where to stop counting.
 
     Returns:
         The number of bytes, exact up to `limit`.
     """
+    leaves = {id(x) for x in inputs}
+    ends = {x.grad_fn for x in inputs if x.grad_fn is not None}
+    stack: list[Any] = [y.grad_fn for y in outputs if y.grad_fn is not None]
+    leads: dict[Any, bool] = {}  # whether a node leads to an input, once those after it are known
     total = 0
-    stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    seen = set(stack)
     while stack and total <= limit:
-        node = stack.pop()
-        for meta in node._input_metadata:
-            total += math.prod(meta.shape) * meta.dtype.itemsize
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                stack.append(following)
+        node = stack[-1]
+        if node in leads:
+            stack.pop()
+            continue
+        following = [n for n, _ in node.next_functions if n is not None]
+        unknown = [n for n in following if n not in leads]
+        if unknown and node not in ends:
+            stack += unknown
+            continue
+        stack.pop()
+        leads[node] = (
+            node in ends
+            or id(getattr(node, "variable", None)) in leaves
+            or any([leads[n] for n in following])
+        )
+        if leads[node]:
+            for meta in node._input_metadata:
+                total += math.prod(meta.shape) * meta.dtype.itemsize
     return total
 
 
 def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
     """Kinds of nodes in the graph behind `outputs`."""
-    stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    return frozenset(type(node).__name__ for node in _nodes(outputs))
+
+
+def has_custom_functions(outputs: Sequence[Tensor]) -> bool:
+    """Whether a node behind `outputs` is an `autograd.Function` written in Python."""
+    return any(isinstance(node, BackwardCFunction) for node in _nodes(outputs))
+
+
+def _nodes(outputs: Sequence[Tensor]) -> set[Any]:
+    stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen = set(stack)
     while stack:
         following = [node for node, _ in stack.pop().next_functions if node is not None]
         stack.extend(node for node in following if node not in seen)
         seen.update(following)
-    return frozenset(type(node).__name__ for node in seen)
+    return seen

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchjac._evaluate.blocks import apply_seeds
 from torchjac._evaluate.differentiate import evaluate, explain_refusals
 from torchjac._evaluate.ladder import Rung, climb_down
-from torchjac._evaluate.memory import Budget, is_negligible
+from torchjac._evaluate.memory import Budget, bound_of_seed, is_negligible
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
@@ -97,7 +97,9 @@ def best_rung(
         What the first way that works computes.
     """
     outside = not inside_transform()
-    small = not outside or is_negligible(tape.outputs.tensors, tape.inputs)
+    small = not outside or is_negligible(
+        sum(x.numel() for x in tape.inputs), bound_of_seed(tape.outputs.tensors, tape.inputs), 0
+    )
     graph = options.create_graph or not outside
 
     def rung(stacked: bool) -> Rung[list[Tensor | None]]:

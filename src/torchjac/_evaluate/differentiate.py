@@ -9,13 +9,19 @@ from torchjac._evaluate.attention import uses_fused_attention, with_math_attenti
 from torchjac._evaluate.blocks import Blocks, block_shape
 from torchjac._evaluate.choose import Choice, choose
 from torchjac._evaluate.ladder import Rung, climb_down
-from torchjac._evaluate.memory import Budget, MemoryMeter, is_negligible
+from torchjac._evaluate.memory import (
+    Budget,
+    MemoryMeter,
+    bound_of_seed,
+    is_negligible,
+    result_bytes,
+)
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.randomness import RandomState, random_state
 from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publish
 from torchjac._evaluate.reverse import reverse_at_once
-from torchjac._evaluate.seeds import BatchDims, seed_count
+from torchjac._evaluate.seeds import BatchDims
 from torchjac._evaluate.strict import check_dependence
 from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, record
 from torchjac._evaluate.transform import differentiate_in_transform
@@ -24,7 +30,7 @@ from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
-from torchjac._torch import inside_transform, node_names
+from torchjac._torch import has_custom_functions, inside_transform, node_names
 from torchjac.errors import DisagreementWarning, FallbackWarning, IndependenceWarning
 
 
@@ -50,24 +56,22 @@ def differentiate(signature: Signature, options: Options) -> Solution:
         outputs, blocks = differentiate_in_transform(signature, options)
         return Solution(outputs, filled(blocks, outputs, leaves))
     point = evaluate(signature, options)
-    outputs = point.outputs
-    if point.tape is not None:
-        _look_at_outputs(signature.api, point.tape, options)
-    choice = choose(
-        options.strategy,
-        sum([leaf.numel() for leaf in leaves]),
-        sum([output.numel() for output in outputs.tensors]),
-        holomorphic=signature.holomorphic,
-    )
-    negligible = point.tape is not None and is_negligible(outputs.tensors, leaves)
-    blocks = None
-    plain = options.is_plain and not signature.holomorphic
-    if negligible and plain and choice.mode == "reverse-mode":
-        blocks = point.tape and try_at_once(point.tape, create_graph=options.create_graph)
+    tape, outputs = point.tape, point.outputs
+    rows = sum([output.numel() for output in outputs.tensors])
+    columns = sum([leaf.numel() for leaf in leaves])
+    choice = choose(options.strategy, columns, rows, holomorphic=signature.holomorphic)
+    bound = blocks = None
+    if tape is not None:
+        _look_at_outputs(signature.api, tape, options)
+        bound = bound_of_seed(outputs.tensors, tape.inputs)
+        small = is_negligible(rows, bound, result_bytes(outputs.tensors, leaves))
+        plain = options.is_plain and not signature.holomorphic
+        if small and plain and choice.mode == "reverse-mode":
+            blocks = try_at_once(tape, create_graph=options.create_graph)
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
-            work = point.work(options, None, negligible, progress)
-            del point, outputs  # `work` alone holds the graph now, and may let it go
+            work = point.work(options, None, bound, progress)
+            del point, tape, outputs  # `work` alone holds the graph now, and may let it go
             blocks = compute(work, choice)
             outputs = work.outputs
     return Solution(outputs, filled(blocks, outputs, leaves))
@@ -96,7 +100,11 @@ class Point(NamedTuple):
         return self.tape
 
     def work(
-        self, options: Options, batch: BatchDims | None, negligible: bool, progress: Progress
+        self,
+        options: Options,
+        batch: BatchDims | None,
+        bound_bytes: int | None,
+        progress: Progress,
     ) -> Work:
         """Start on the Jacobian at this point."""
         budget = Budget(self.signature.api, options.memory, options.chunk_size, self.held_bytes)
@@ -108,7 +116,7 @@ class Point(NamedTuple):
             self.outputs,
             self.tape,
             budget,
-            negligible,
+            bound_bytes,
             progress,
         )
 
@@ -171,7 +179,7 @@ def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
 
 
 def compute(work: Work, choice: Choice) -> Blocks:
-    """Climb down the ladder; forward mode, if it was not asked for, must face a witness.
+    """Climb down the ladder; forward mode that nobody asked for may have to face a witness.
 
     Args:
         work: The function, evaluated.
@@ -180,17 +188,19 @@ def compute(work: Work, choice: Choice) -> Blocks:
     Returns:
         The blocks.
     """
-    is_asked_for = work.options.strategy != "auto"
-    if choice.mode == "reverse-mode" or is_asked_for or work.tape is None:
+    if choice.mode == "reverse-mode" or work.options.strategy != "auto" or work.tape is None:
         return climb(work, choice)
-    witness = testify(work.tape)
+    # PyTorch's own rules for the two modes agree; those of a custom Function need not.
+    witness = None
+    if has_custom_functions(work.outputs.tensors):
+        witness = testify(work.tape)
     if not work.options.create_graph:
         # The memory of the graph is better spent on tangents.
         detached = tuple([t.detach() for t in work.outputs.tensors])
         work.outputs = work.outputs._replace(tensors=detached)
         work.tape = None
     blocks = climb(work, choice)
-    if _confirmed(work, witness, blocks):
+    if witness is None or _confirmed(work, witness, blocks):
         return blocks
     return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
 
@@ -240,17 +250,13 @@ def explain_refusals(api: str, rung: Rung[Any], refusals: Sequence[Refusal]) -> 
 
 
 def _evaluation(work: Work, choice: Choice, rung: Rung[Blocks]) -> Evaluation:
-    chunks, batch = work.chunks, work.batch
-    if rung.mode == "reverse-mode":
-        seeded, dim = work.outputs.tensors, None if batch is None else batch.outputs
-    else:
-        seeded, dim = work.signature.leaves, None if batch is None else batch.inputs
+    chunks = work.chunks
     return Evaluation(
         api=work.signature.api,
         mode=rung.mode,
         method=rung.method,
         why=choice.why,
-        seeds=sum(seed_count(t, dim) for t in seeded),
+        seeds=work.seeds(rows=rung.mode == "reverse-mode"),
         passes=chunks.passes,
         chunk_size=chunks.largest,
         seed_bytes=chunks.seed_bytes,

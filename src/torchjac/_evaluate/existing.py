@@ -1,6 +1,6 @@
 """Jacobians of tensors that are computed already, through the graph that they carry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torchjac._evaluate.choose import Choice, choose
 from torchjac._evaluate.differentiate import explain_refusals, filled, try_at_once
 from torchjac._evaluate.double_backward import double_backward
 from torchjac._evaluate.ladder import Rung, climb_down
-from torchjac._evaluate.memory import Budget, is_negligible, result_bytes
+from torchjac._evaluate.memory import Budget, bound_of_seed, is_negligible, result_bytes
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Evaluation, is_listened_to, publish
@@ -32,6 +32,7 @@ class _Existing:
     tape: Linearized
     options: Options
     progress: Progress
+    bound_bytes: int
     chunks: Chunks = field(init=False)
 
     def climb(self, mode: str, why: str) -> Blocks:
@@ -50,19 +51,20 @@ class _Existing:
 
     def _reverse(self, stacked: bool) -> Callable[[], Blocks]:
         graph = self.options.create_graph
-        return lambda: reverse(self.tape, self._fresh(), stacked=stacked, create_graph=graph)
+        seeded = self.tape.outputs.tensors
+        return lambda: reverse(self.tape, self._fresh(seeded), stacked=stacked, create_graph=graph)
 
     def _double(self, stacked: bool) -> Callable[[], Blocks]:
         graph = self.options.create_graph
         return lambda: double_backward(
-            self.tape, self._fresh(), stacked=stacked, create_graph=graph
+            self.tape, self._fresh(self.tape.inputs), stacked=stacked, create_graph=graph
         )
 
-    def _fresh(self) -> Chunks:
+    def _fresh(self, seeded: Sequence[Tensor]) -> Chunks:
         outputs, leaves = self.tape.outputs.tensors, self.tape.inputs
         budget = Budget(self.api, self.options.memory, self.options.chunk_size)
-        small = is_negligible(outputs, leaves)
         size = result_bytes(outputs, leaves)
+        small = is_negligible(sum(t.numel() for t in seeded), self.bound_bytes, size)
         self.chunks = Chunks(budget, size, small, leaves[0].device, self.progress)
         return self.chunks
 
@@ -125,12 +127,15 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
         check_dependence(tape, create_graph=options.create_graph)
     outputs, leaves = tape.outputs.tensors, tape.inputs
     choice = _choice(tape)
-    if choice.mode == "reverse-mode" and options.is_plain and is_negligible(outputs, leaves):
+    bound = bound_of_seed(outputs, leaves)
+    seeds = sum([output.numel() for output in outputs])
+    small = is_negligible(seeds, bound, result_bytes(outputs, leaves))
+    if small and choice.mode == "reverse-mode" and options.is_plain:
         blocks = try_at_once(tape, create_graph=options.create_graph)
         if blocks is not None:
             return blocks
     with Progress(shown=options.progress, label=api) as progress:
-        existing = _Existing(api, tape, options, progress)
+        existing = _Existing(api, tape, options, progress, bound)
         if choice.mode == "reverse-mode":
             return existing.climb(choice.mode, choice.why)
         witness = testify(tape)

@@ -19,6 +19,11 @@ MIB = 2**20
 GIB = 2**30
 # Below this, measuring costs more than it could save.
 NEGLIGIBLE_BYTES = 64 * MIB
+# On a CPU a pass that outgrows the caches and faults in fresh pages costs several times more per
+# seed than one that does not. A forward pass evaluates the function anew, so that it pays to
+# share it among more seeds.
+REVERSE_PASS_BYTES = 16 * MIB
+FORWARD_PASS_BYTES = 64 * MIB
 # Of the free memory: what a result may take, and what a pass may take of the rest.
 RESULT_SHARE = 0.9
 PASS_SHARE = 0.5
@@ -139,16 +144,29 @@ def result_bytes(
     return width * sum([seed_count(output, dim) for output in outputs])
 
 
-def is_negligible(
-    outputs: Sequence[Tensor], leaves: Sequence[Tensor], batch: BatchDims | None = None
-) -> bool:
-    """Whether all seeds at once need less than is worth measuring, by the graph of `outputs`."""
-    dim = None if batch is None else batch.outputs
-    seeds = sum([seed_count(output, dim) for output in outputs])
-    limit = NEGLIGIBLE_BYTES - result_bytes(outputs, leaves, batch)
-    # Twice the gradients in the graph: temporaries of their size may stand beside them.
-    allowed = limit // (2 * max(seeds, 1))
-    return limit > 0 and gradient_bytes(outputs, allowed) <= allowed
+def bound_of_seed(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
+    """Bytes of all gradients that one seed makes in the graph between, counted while small."""
+    return gradient_bytes(outputs, leaves, NEGLIGIBLE_BYTES)
+
+
+def is_negligible(seeds: int, bound_bytes: int | None, result_bytes: int) -> bool:
+    """Whether all seeds at once need less than is worth measuring.
+
+    Args:
+        seeds: Rows or columns.
+        bound_bytes: What `bound_of_seed` says, None where there was no graph to ask.
+        result_bytes: Size of the result.
+
+    Returns:
+        True if they do.
+
+    >>> is_negligible(10, 1000, 80), is_negligible(10**6, 1000, 80), is_negligible(10, None, 80)
+    (True, False, False)
+    """
+    if bound_bytes is None:
+        return seeds <= 1
+    # Twice the gradients: temporaries of their size may stand beside them.
+    return 2 * seeds * bound_bytes + result_bytes <= NEGLIGIBLE_BYTES
 
 
 def human(size: int) -> str:

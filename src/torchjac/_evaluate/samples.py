@@ -5,14 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
+from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.choose import Choice, choose
 from torchjac._evaluate.differentiate import Solution, climb, evaluate, filled
-from torchjac._evaluate.memory import is_negligible
+from torchjac._evaluate.memory import bound_of_seed, is_negligible, result_bytes
 from torchjac._evaluate.mixing import mixed_samples
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.report import is_listened_to
 from torchjac._evaluate.seeds import BatchDims, seed_count
-from torchjac._evaluate.witness import testify
+from torchjac._evaluate.tape import Tape
+from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._inputs.signature import Signature
 from torchjac.errors import MixedSamplesError, ShapeError
 
@@ -44,21 +47,34 @@ def differentiate_samples(
     tape, outputs = point.recorded(), point.outputs
     for i, output in enumerate(outputs.tensors):
         _check_axis(api, f"output {i}", output, "out_dim", batch.outputs, size)
-    witness = testify(tape)
-    choice = choose(
-        options.strategy,
-        sum([seed_count(leaf, batch.inputs) for leaf in signature.leaves]),
-        sum([seed_count(output, batch.outputs) for output in outputs.tensors]),
-    )
-    negligible = is_negligible(outputs.tensors, signature.leaves, batch)
-    with Progress(shown=options.progress, label=api) as progress:
-        work = point.work(options, batch, negligible, progress)
-        blocks = climb(work, choice)
-        if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
-            blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
-    if not witness.agrees(blocks, batch):
-        raise MixedSamplesError(mixed_samples(api, func, tape, batch))
+    rows = sum([seed_count(output, batch.outputs) for output in outputs.tensors])
+    columns = sum([seed_count(leaf, batch.inputs) for leaf in signature.leaves])
+    choice = choose(options.strategy, columns, rows)
+    bound = bound_of_seed(outputs.tensors, tape.inputs)
+    blocks = None
+    if options.is_plain and choice.mode == "reverse-mode" and not is_listened_to():
+        expected = result_bytes(outputs.tensors, signature.leaves, batch)
+        if is_negligible(rows, bound, expected):
+            blocks = _at_once(tape, batch, create_graph=options.create_graph)
+    if blocks is None:
+        witness = testify(tape)
+        with Progress(shown=options.progress, label=api) as progress:
+            work = point.work(options, batch, bound, progress)
+            blocks = climb(work, choice)
+            if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
+                blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
+        if not witness.agrees(blocks, batch):
+            raise MixedSamplesError(mixed_samples(api, func, tape, batch))
     return Solution(outputs, filled(blocks, outputs, signature.leaves, batch))
+
+
+def _at_once(tape: Tape, batch: BatchDims, *, create_graph: bool) -> Blocks | None:
+    """Blocks of a small problem, or None where PyTorch cannot batch or samples seem to mix."""
+    try:
+        blocks, witness = samples_at_once(tape, batch, create_graph=create_graph)
+    except Exception:  # the ladder tries again, and says what PyTorch said
+        return None
+    return blocks if witness.agrees(blocks, batch) else None
 
 
 def _batch_size(api: str, leaves: tuple[Tensor, ...], dim: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchjac._evaluate.memory import (
     HEADROOM,
+    REVERSE_PASS_BYTES,
     Budget,
     MemoryMeter,
     human,
@@ -28,17 +29,31 @@ SECOND_PROBE = 16
 
 @dataclass(slots=True)
 class Chunks:
-    """How many seeds go into the next pass; learns from each."""
+    """How many seeds go into the next pass; learns from each.
+
+    Attributes:
+        budget: What the user allows.
+        result_bytes: Size of the whole result.
+        negligible: Whether all seeds at once need so little that nothing is measured.
+        device: Where the passes run.
+        progress: The progress bar.
+        worthwhile_bytes: Size beyond which a pass on a CPU gains nothing.
+        passes: Passes so far.
+        largest: Most seeds in one of them.
+        seed_bytes: Bytes that one more seed takes, 0 while unknown.
+    """
 
     budget: Budget
     result_bytes: int
     negligible: bool
     device: torch.device
     progress: Progress
+    worthwhile_bytes: int = REVERSE_PASS_BYTES
     passes: int = 0
     largest: int = 0
     seed_bytes: int = 0
-    _probes: int = 0
+    _fixed_bytes: int = 0
+    _measured: list[tuple[int, int]] = field(default_factory=list)
     _cap: int = field(default=2**62)
 
     def next_size(self, remaining: int) -> int:
@@ -47,25 +62,36 @@ class Chunks:
             size = self.budget.chunk_size
         elif self.negligible:
             size = remaining
-        elif not self.seed_bytes:
-            self.budget.pass_bytes(self.result_bytes, self.device)  # refuses what cannot fit
+        elif not self._measured:
+            self._allowed_bytes()  # refuses a result that cannot fit
             size = 1
         else:
-            allowed = int(self._allowed_bytes() * HEADROOM / self.seed_bytes)
-            size = max(1, min(allowed, SECOND_PROBE if self._probes < 2 else allowed))
+            size = self._affordable()
+            size = min(size, SECOND_PROBE) if self.measures() else size
         return min(size, remaining, self._cap)
 
     def _allowed_bytes(self) -> int:
         return self.budget.pass_bytes(self.result_bytes, self.device)
 
+    def _affordable(self) -> int:
+        """Seeds that fit a pass, and on a CPU are worth one."""
+        room = self._allowed_bytes() * HEADROOM - self._fixed_bytes
+        if self.budget.memory is None and self.device.type == "cpu":
+            room = min(room, self.worthwhile_bytes)
+        return max(1, int(room / self.seed_bytes))
+
     def measures(self) -> bool:
         """Whether the next pass is worth measuring."""
-        return self.budget.chunk_size is None and not self.negligible and self._probes < 2
+        return self.budget.chunk_size is None and not self.negligible and len(self._measured) < 2
 
     def learn(self, size: int, peak_bytes: int) -> None:
-        """Take in what a measured pass took."""
-        self._probes += 1
+        """Take in what a measured pass took: peak = fixed + size * seed."""
+        self._measured.append((size, peak_bytes))
         self.seed_bytes = max(1, peak_bytes // size)
+        first_size, first_peak = self._measured[0]
+        if size > first_size and peak_bytes > first_peak:
+            self.seed_bytes = max(1, (peak_bytes - first_peak) // (size - first_size))
+            self._fixed_bytes = max(0, first_peak - first_size * self.seed_bytes)
         if size == 1 and isinstance(self.budget.memory, int):
             self._warn_if_one_seed_is_too_much(peak_bytes)
 

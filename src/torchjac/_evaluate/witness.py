@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.blocks import Blocks
-from torchjac._evaluate.seeds import BatchDims, rows_of_samples
+from torchjac._evaluate.blocks import Blocks, rows_to_block
+from torchjac._evaluate.seeds import BatchDims, basis, rows_of_samples, seed_count
+from torchjac._evaluate.sweep import own
 from torchjac._evaluate.tape import Linearized
 
 # Rounding errors of a product, in units of the precision; half precision is capped.
@@ -46,6 +47,41 @@ def testify(tape: Linearized) -> Witness:
     cotangents = tuple(random_like(output) for output in tape.outputs.tensors)
     products = tape.pull(range(len(cotangents)), cotangents, stacked=False, create_graph=False)
     return Witness(cotangents, tuple(products))
+
+
+def samples_at_once(
+    tape: Linearized, batch: BatchDims, *, create_graph: bool
+) -> tuple[Blocks, Witness]:
+    """Rows of each sample of a small problem and their witness, in one pass per output.
+
+    Args:
+        tape: The recorded function.
+        batch: Axes of independent samples.
+        create_graph: Whether the rows are to be differentiable.
+
+    Returns:
+        blocks[i][j], shape (B, *output i of one sample, *input j of one sample), or None where
+        it is zero; and the witness, whose cotangent went as one more seed.
+    """
+    blocks: Blocks = []
+    cotangents: list[Tensor] = []
+    products: list[Tensor | None] = [None] * len(tape.inputs)
+    for i, output in enumerate(tape.outputs.tensors):
+        count = seed_count(output, batch.outputs)
+        cotangents.append(random_like(output))
+        seeds = torch.cat([basis(output, 0, count, batch.outputs), cotangents[-1].unsqueeze(0)])
+        rows = tape.pull([i], [seeds], stacked=True, create_graph=create_graph)
+        blocks.append(
+            [
+                None if r is None else rows_to_block(own(r[:count], create_graph), output, x, batch)
+                for r, x in zip(rows, tape.inputs, strict=True)
+            ]
+        )
+        for j, row in enumerate(rows):
+            if row is not None:
+                known = products[j]
+                products[j] = row[count] if known is None else known + row[count]
+    return blocks, Witness(tuple(cotangents), tuple(products))
 
 
 def random_like(tensor: Tensor) -> Tensor:
@@ -84,10 +120,13 @@ def _agree(ours: Tensor | None, tape: Tensor | None, batch: BatchDims | None) ->
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors differ by rounding alone, entries that are not finite left out."""
+    a, b = a.detach(), b.detach()
     eps = max(torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps)
+    allowed = min(TOLERANCE_EPS * eps, TOLERANCE_CAP)
+    if bool((a - b).norm() <= allowed * a.norm()):
+        return True
     wide = torch.complex128 if a.is_complex() else torch.float64
-    a, b = a.detach().to(wide), b.detach().to(wide)
+    a, b = a.to(wide), b.to(wide)
     finite = a.isfinite() & b.isfinite()
     a, b = a[finite], b[finite]
-    allowed = min(TOLERANCE_EPS * eps, TOLERANCE_CAP)
     return bool((a - b).norm() <= allowed * (a.norm() + b.norm()))

@@ -8,13 +8,19 @@ from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.double_backward import double_backward
 from torchjac._evaluate.forward import forward, replaying
 from torchjac._evaluate.ladder import Rung
-from torchjac._evaluate.memory import Budget, result_bytes
+from torchjac._evaluate.memory import (
+    FORWARD_PASS_BYTES,
+    REVERSE_PASS_BYTES,
+    Budget,
+    is_negligible,
+    result_bytes,
+)
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.randomness import RandomState
 from torchjac._evaluate.replicated import replicated
 from torchjac._evaluate.reverse import reverse
-from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Tape, grad_recorded, leaf_of, record
 from torchjac._evaluate.watch import Watch
@@ -36,7 +42,7 @@ class Work:
         outputs: Its value.
         tape: Its graph, while it is kept.
         budget: What memory may be used.
-        negligible: Whether all seeds at once need so little that nothing is measured.
+        bound_bytes: Bytes of all gradients of one seed, None where there was no graph to ask.
         progress: The progress bar.
         chunks: The accounts of the way that was taken last.
     """
@@ -48,7 +54,7 @@ class Work:
     outputs: Outputs
     tape: Tape | None
     budget: Budget
-    negligible: bool
+    bound_bytes: int | None
     progress: Progress
     chunks: Chunks = field(init=False)
 
@@ -88,7 +94,7 @@ class Work:
         tape = self._recorded(with_math_attention(self.signature) if math_attention else None)
         blocks = reverse(
             tape,
-            self._new_chunks(),
+            self._new_chunks(rows=True),
             stacked=stacked,
             create_graph=self.options.create_graph,
             batch=self.batch,
@@ -100,7 +106,7 @@ class Work:
     def _double(self, stacked: bool) -> Blocks:
         return double_backward(
             self._recorded(),
-            self._new_chunks(),
+            self._new_chunks(rows=False),
             stacked=stacked,
             create_graph=self.options.create_graph,
             batch=self.batch,
@@ -112,7 +118,7 @@ class Work:
         return replicated(
             self.signature,
             self.outputs.tensors,
-            self._new_chunks(),
+            self._new_chunks(rows=True),
             self.batch,
             create_graph=self.options.create_graph,
         )
@@ -133,11 +139,19 @@ class Work:
                 ),
                 [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves],
                 self.outputs.tensors,
-                self._new_chunks(),
+                self._new_chunks(rows=False, worthwhile_bytes=FORWARD_PASS_BYTES),
                 stacked=stacked,
                 create_graph=graph,
                 batch=self.batch,
             )
+
+    def seeds(self, *, rows: bool) -> int:
+        """Rows or columns of the Jacobian, or of that of one sample."""
+        if rows:
+            dim = None if self.batch is None else self.batch.outputs
+            return sum([seed_count(output, dim) for output in self.outputs.tensors])
+        dim = None if self.batch is None else self.batch.inputs
+        return sum([seed_count(leaf, dim) for leaf in self.signature.leaves])
 
     def _recorded(self, other: Signature | None = None) -> Tape:
         """The tape, recorded again where it was let go or another function is asked for."""
@@ -146,8 +160,9 @@ class Work:
         with self.state.replayed():
             return record(other or self.signature, create_graph=self.options.create_graph)
 
-    def _new_chunks(self) -> Chunks:
+    def _new_chunks(self, *, rows: bool, worthwhile_bytes: int = REVERSE_PASS_BYTES) -> Chunks:
         size = result_bytes(self.outputs.tensors, self.signature.leaves, self.batch)
+        small = is_negligible(self.seeds(rows=rows), self.bound_bytes, size)
         device = self.signature.leaves[0].device
-        self.chunks = Chunks(self.budget, size, self.negligible, device, self.progress)
+        self.chunks = Chunks(self.budget, size, small, device, self.progress, worthwhile_bytes)
         return self.chunks
