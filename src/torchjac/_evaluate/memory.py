@@ -18,7 +18,7 @@ from torchjac.errors import MemoryBudgetError
 MIB = 2**20
 GIB = 2**30
 # Below this, measuring costs more than it could save.
-NEGLIGIBLE_BYTES = 64 * MIB
+NEGLIGIBLE_BYTES = 128 * MIB
 # On a CPU a pass that outgrows the caches and faults in fresh pages costs several times more per
 # seed than one that does not. A forward pass evaluates the function anew, so that it pays to
 # share it among more seeds.

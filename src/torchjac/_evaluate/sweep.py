@@ -1,7 +1,7 @@
 """Run many seeds through one kind of pass, in chunks that fit, into one result.
 
-The first chunk is a probe: one seed, measured. The next is sized by what the probe took, and on
-an out-of-memory error from the device the size is halved and the sweep goes on.
+The first two chunks are probes, measured: what one seed takes, and what a second adds. The rest
+are sized by that, and on an out-of-memory error from the device the size is halved and the sweep goes on.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,8 @@ from torchjac.errors import MemoryBudgetWarning
 
 # run(start, stop) -> one tensor (stop - start, *shape) per target, or None for zero
 Pass = Callable[[int, int], Sequence[Tensor | None]]
-SECOND_PROBE = 16
+# Two measured passes, of one seed and of two, tell what a pass costs and what a seed adds.
+SECOND_PROBE = 2
 
 
 @dataclass(slots=True)
@@ -67,7 +68,6 @@ class Chunks:
             size = 1
         else:
             size = self._affordable()
-            size = min(size, SECOND_PROBE) if self.measures() else size
         return min(size, remaining, self._cap)
 
     def _allowed_bytes(self) -> int:
@@ -76,6 +76,8 @@ class Chunks:
     def _affordable(self) -> int:
         """Seeds that fit a pass, and on a CPU are worth one."""
         room = self._allowed_bytes() * HEADROOM - self._fixed_bytes
+        if self.measures():
+            return max(1, min(SECOND_PROBE, int(room / self.seed_bytes)))
         if self.budget.memory is None and self.device.type == "cpu":
             room = min(room, self.worthwhile_bytes)
         return max(1, int(room / self.seed_bytes))
