@@ -24,7 +24,6 @@ from torch._functorch.eager_transforms import (
 )
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
-from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,10 +32,11 @@ __all__ = [
     "batched",
     "fast_backward",
     "forward_grad_enabled",
+    "forward_grad_is_enabled",
     "gradient_bytes",
-    "has_custom_functions",
     "inside_transform",
     "is_grad_switch",
+    "is_wrapped",
     "jvp_with_argnums",
     "load_jvp_decompositions",
     "node_names",
@@ -74,6 +74,11 @@ def load_jvp_decompositions() -> None:
         import_module("torch._decomp.decompositions_for_jvp")
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether `tensor` belongs to a transform of `torch.func`, and has no memory of its own."""
+    return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def inside_transform() -> bool:
     """Whether the caller runs inside `vmap`, `grad`, `vjp` or `jvp` of `torch.func`."""
     return _functorch.peek_interpreter_stack() is not None
@@ -81,11 +86,14 @@ def inside_transform() -> bool:
 
 @contextmanager
 def _vmap_level(size: int, randomness: str) -> Generator[int]:
+    # An op that vmap has to run one by one is slow, not wrong, and the user wrote no vmap.
+    _functorch._set_vmap_fallback_warning_enabled(False)
     level = _functorch._vmap_increment_nesting(size, randomness)
     try:
         yield level
     finally:
         _functorch._vmap_decrement_nesting()
+        _functorch._set_vmap_fallback_warning_enabled(True)
 
 
 def fast_backward(
@@ -123,7 +131,10 @@ def fast_backward(
 
 
 def push_forward(
-    function: Callable[..., Sequence[Tensor]], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+    function: Callable[..., Sequence[Tensor]],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    observe: Callable[[list[Tensor]], None] | None = None,
 ) -> list[Tensor | None]:
     """`torch.func.jvp` of flat tensors, less its tree handling.
 
@@ -131,6 +142,7 @@ def push_forward(
         function: Takes and returns tensors.
         primals: Where to differentiate.
         tangents: One for each, with its shape.
+        observe: Is shown the values that `function` returned.
 
     Returns:
         One tangent per output, None where nothing moves.
@@ -144,7 +156,10 @@ def push_forward(
         forward_ad.dual_level() if outermost else nullcontext(),
     ):
         duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
-        moved = [forward_ad.unpack_dual(output).tangent for output in function(*duals)]
+        unpacked = [forward_ad.unpack_dual(output) for output in function(*duals)]
+        if observe is not None:
+            observe([_unwrap_for_grad(output.primal, level) for output in unpacked])
+        moved = [output.tangent for output in unpacked]
         return [None if t is None else _unwrap_for_grad(t, level) for t in moved]
 
 
@@ -173,6 +188,11 @@ def batched(
             None if r is None else _functorch._remove_batch_dim(r, level, size, 0)
             for r in function(lifted)
         ]
+
+
+def forward_grad_is_enabled() -> bool:
+    """Whether forward mode follows ops at the moment."""
+    return torch._C._is_fwd_grad_enabled()
 
 
 def is_grad_switch(function: Any) -> bool:
@@ -224,11 +244,6 @@ def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: i
 def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
     """Kinds of nodes in the graph behind `outputs`."""
     return frozenset(type(node).__name__ for node in _nodes(outputs))
-
-
-def has_custom_functions(outputs: Sequence[Tensor]) -> bool:
-    """Whether a node behind `outputs` is an `autograd.Function` written in Python."""
-    return any(isinstance(node, BackwardCFunction) for node in _nodes(outputs))
 
 
 def _nodes(outputs: Sequence[Tensor]) -> set[Any]:

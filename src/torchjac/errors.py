@@ -26,7 +26,11 @@ class ShapeError(ArgumentError, RuntimeError):
     """A tensor has a shape that does not fit."""
 
 
-class ChangedShapeError(ShapeError):
+class ChangedFunctionError(ArgumentError, RuntimeError):
+    """The function was another one when it was evaluated again."""
+
+
+class ChangedShapeError(ShapeError, ChangedFunctionError):
     """The function returned other shapes when it was evaluated again."""
 
 

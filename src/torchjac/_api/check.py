@@ -92,8 +92,8 @@ def check(func: Callable[..., Any], inputs: Any, *, wrt: Wrt = None) -> Report:
     state = random_state(signature.leaves)
     tape = record(signature, create_graph=False)
     notes = ["func draws random numbers; all three start from the same"] * state.was_used()
-    tangents = [random_like(x) for x in signature.leaves]
-    cotangents = [random_like(y) for y in tape.outputs.tensors]
+    tangents = random_like(signature.leaves)
+    cotangents = random_like(tape.outputs.tensors, seed=1)
     reverse = _by_reverse(tape, cotangents, tangents)
     forward, refusal = _by_forward(signature, state, cotangents, tangents)
     if refusal:

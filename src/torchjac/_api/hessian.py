@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from torchjac._api.solve import read_call
+from torchjac._api.solve import handed_out, read_call
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.gradients import gradient_signature, scalar_signature
 from torchjac._evaluate.options import Options
@@ -76,7 +76,7 @@ def hessian(
     signature = read_call(api, func, inputs, options, wrt=wrt, has_aux=has_aux)
     outputs, blocks = differentiate(gradient_signature(signature, strict=strict), options)
     result = signature.nest([signature.nest(row) for row in blocks])
-    return (result, outputs.aux) if has_aux else result
+    return (result, handed_out(outputs.aux, create_graph)) if has_aux else result
 
 
 def gradient(
@@ -112,9 +112,9 @@ def gradient(
     >>> torchjac.gradient(lambda x: (x**2).sum(), torch.tensor([1.0, 2.0]))
     tensor([2., 4.])
     """
-    options = Options(create_graph, strict, strategy="reverse-mode")
+    options = Options(create_graph, strict)
     signature = read_call("gradient", func, inputs, options, wrt=wrt, has_aux=has_aux)
     outputs, blocks = differentiate(scalar_signature(signature), options)
     row = [b.reshape(x.shape) for b, x in zip(blocks[0], signature.leaves, strict=True)]
     result = signature.nest(row)
-    return (result, outputs.aux) if has_aux else result
+    return (result, handed_out(outputs.aux, create_graph)) if has_aux else result

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchjac._api.solve import read_call
+from torchjac._api.solve import handed_out, read_call
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.existing import differentiate_existing
 from torchjac._evaluate.options import Options
@@ -91,7 +91,7 @@ def jacobian(
     )
     solution = differentiate(signature, options)
     result = signature.rebuild(solution.outputs, solution.blocks)
-    return (result, solution.outputs.aux) if has_aux else result
+    return (result, handed_out(solution.outputs.aux, create_graph)) if has_aux else result
 
 
 def value_and_jacobian(
@@ -147,9 +147,11 @@ def value_and_jacobian(
         api, func, inputs, options, wrt=wrt, has_aux=has_aux, holomorphic=holomorphic
     )
     outputs, blocks = differentiate(signature, options)
-    value = outputs.unflatten([t if create_graph else t.detach() for t in outputs.tensors])
+    value = outputs.unflatten(handed_out(list(outputs.tensors), create_graph))
     result = signature.rebuild(outputs, blocks)
-    return (value, result, outputs.aux) if has_aux else (value, result)
+    if has_aux:
+        return value, result, handed_out(outputs.aux, create_graph)
+    return value, result
 
 
 def batch_jacobian(
@@ -226,7 +228,7 @@ def batch_jacobian(
     if axes is not None:
         blocks = [[_permuted(api, block, axes) for block in row] for row in blocks]
     result = signature.rebuild(outputs, blocks)
-    return (result, outputs.aux) if has_aux else result
+    return (result, handed_out(outputs.aux, create_graph)) if has_aux else result
 
 
 def _permuted(api: str, block: Tensor, axes: Sequence[int]) -> Tensor:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from torchjac._evaluate.options import Options
 from torchjac._inputs.closure import held_inputs
 from torchjac._inputs.signature import Signature, Wrt, bind
 from torchjac._inputs.warn import warn
+from torchjac._torch import inside_transform, pytree
 from torchjac.errors import ClosureWarning
 
 
@@ -45,3 +48,10 @@ def read_call(
             ClosureWarning,
         )
     return signature
+
+
+def handed_out(tree: Any, create_graph: bool) -> Any:
+    """Values without a history that nobody asked for; a transform outside needs it always."""
+    if create_graph or inside_transform():
+        return tree
+    return pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, tree)

@@ -30,12 +30,15 @@ def apply_seeds(
         return product(seeds)
     count = seeds[0].shape[0]
     single = [product([s[r] for s in seeds]) for r in range(count)]
-    if count == 1:
-        return [None if p is None else p.unsqueeze(0) for p in single[0]]
-    return [
-        None if column[0] is None else torch.stack([p for p in column if p is not None])
-        for column in zip(*single, strict=True)
-    ]
+    return [_stacked(column) for column in zip(*single, strict=True)]
+
+
+def _stacked(column: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows on top of each other, in new memory, with zeros for those that are None."""
+    like = next((row for row in column if row is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.zeros_like(like) if row is None else row for row in column])
 
 
 def rows_to_block(

@@ -17,14 +17,14 @@ class Choice:
     why: str
 
 
-def choose(strategy: str, n_in: int, n_out: int, *, holomorphic: bool = False) -> Choice:
+def choose(strategy: str, n_in: int, n_out: int, *, rows_only: bool = False) -> Choice:
     """Pick the mode that needs fewer passes.
 
     Args:
         strategy: "auto", "reverse-mode" or "forward-mode".
         n_in: Columns: elements of the inputs.
         n_out: Rows: elements of the outputs.
-        holomorphic: Whether the function is complex.
+        rows_only: Whether "auto" must not choose columns.
 
     Returns:
         The mode and why.
@@ -35,6 +35,6 @@ def choose(strategy: str, n_in: int, n_out: int, *, holomorphic: bool = False) -
     if strategy != "auto":
         return Choice(strategy, "asked for")
     shape = f"{n_out} outputs, {n_in} inputs"
-    if n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING and not holomorphic:
+    if n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING and not rows_only:
         return Choice("forward-mode", f"{shape}: columns are fewer")
     return Choice("reverse-mode", f"{shape}: rows are no more than columns, or cheap")

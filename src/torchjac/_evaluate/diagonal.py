@@ -19,13 +19,14 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.seeds import BatchDims, basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
-from torchjac._evaluate.tape import Linearized, record_in_transform
+from torchjac._evaluate.tape import Linearized, outside_inference_mode, record_in_transform
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.warn import warn
 from torchjac._torch import inside_transform
 from torchjac.errors import FallbackWarning, ShapeError
 
 
+@outside_inference_mode
 def diagonal_entries(
     signature: Signature, options: Options, dim: int | None, func: Callable[..., Any] | None
 ) -> Tensor:

@@ -1,6 +1,7 @@
 """The evaluation as a whole: record, choose, climb down the ladder, check, hand over."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,15 +24,20 @@ from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publi
 from torchjac._evaluate.reverse import reverse_at_once
 from torchjac._evaluate.seeds import BatchDims
 from torchjac._evaluate.strict import check_dependence
-from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, record
+from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, outside_inference_mode, record
 from torchjac._evaluate.transform import differentiate_in_transform
 from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
-from torchjac._torch import has_custom_functions, inside_transform, node_names
-from torchjac.errors import DisagreementWarning, FallbackWarning, IndependenceWarning
+from torchjac._torch import inside_transform, node_names
+from torchjac.errors import (
+    ChangedFunctionError,
+    DisagreementWarning,
+    FallbackWarning,
+    IndependenceWarning,
+)
 
 
 class Solution(NamedTuple):
@@ -41,6 +47,7 @@ class Solution(NamedTuple):
     blocks: list[list[Tensor]]
 
 
+@outside_inference_mode
 def differentiate(signature: Signature, options: Options) -> Solution:
     """Evaluate a function and its Jacobian.
 
@@ -59,10 +66,12 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     tape, outputs = point.tape, point.outputs
     rows = sum([output.numel() for output in outputs.tensors])
     columns = sum([leaf.numel() for leaf in leaves])
-    choice = choose(options.strategy, columns, rows, holomorphic=signature.holomorphic)
+    rows_only = signature.holomorphic or options.create_graph
+    choice = choose(options.strategy, columns, rows, rows_only=rows_only)
     bound = blocks = None
     if tape is not None:
-        _look_at_outputs(signature.api, tape, options)
+        if options.strict:
+            check_dependence(tape, create_graph=options.create_graph)
         bound = bound_of_seed(outputs.tensors, tape.inputs)
         small = is_negligible(rows, bound, result_bytes(outputs.tensors, leaves))
         plain = options.is_plain and not signature.holomorphic
@@ -71,9 +80,10 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
             work = point.work(options, None, bound, progress)
-            del point, tape, outputs  # `work` alone holds the graph now, and may let it go
             blocks = compute(work, choice)
             outputs = work.outputs
+    if columns and not (options.quiet or options.allow_constant):
+        _look_for_zeros(signature.api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, leaves))
 
 
@@ -137,9 +147,9 @@ def evaluate(signature: Signature, options: Options, *, always_record: bool = Fa
     graph = options.create_graph
     held_bytes = 0
     if options.strategy == "forward-mode" and not (graph or options.strict or always_record):
-        with grad_recorded():
-            outputs = signature.evaluate([leaf.detach().clone() for leaf in signature.leaves])
-        return Point(signature, state, None, outputs, 0)
+        outputs = _value(signature, watch)
+        if outputs is not None:
+            return Point(signature, state, None, outputs, 0)
     if isinstance(options.memory, int):
         with MemoryMeter() as meter:
             tape = record(signature, create_graph=graph, watch=watch)
@@ -154,12 +164,20 @@ def evaluate(signature: Signature, options: Options, *, always_record: bool = Fa
     return Point(signature, state, tape, tape.outputs, held_bytes)
 
 
-def _look_at_outputs(api: str, tape: Tape, options: Options) -> None:
-    if options.strict:
-        check_dependence(tape, create_graph=options.create_graph)
-        return
-    for i, output in enumerate(tape.outputs.tensors):
-        if not (output.requires_grad or options.quiet or options.allow_constant) and output.numel():
+def _value(signature: Signature, watch: Watch | None) -> Outputs | None:
+    """The value alone, or None where the function takes gradients of its own by its inputs."""
+    try:
+        with grad_recorded(), watch or nullcontext():
+            return signature.evaluate([leaf.detach().clone() for leaf in signature.leaves])
+    except RuntimeError as error:
+        if "does not require grad" in str(error):
+            return None
+        raise
+
+
+def _look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:
+    for i, (output, row) in enumerate(zip(outputs.tensors, blocks, strict=True)):
+        if output.numel() and all(block is None for block in row):
             warn(
                 f"{api}: output {i} of `func` carries no derivative: it does not depend on the "
                 "inputs, was detached, or was computed under no_grad. Its block of the Jacobian "
@@ -179,7 +197,7 @@ def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
 
 
 def compute(work: Work, choice: Choice) -> Blocks:
-    """Climb down the ladder; forward mode that nobody asked for may have to face a witness.
+    """Climb down the ladder; forward mode that nobody asked for must face a witness.
 
     Args:
         work: The function, evaluated.
@@ -190,17 +208,13 @@ def compute(work: Work, choice: Choice) -> Blocks:
     """
     if choice.mode == "reverse-mode" or work.options.strategy != "auto" or work.tape is None:
         return climb(work, choice)
-    # PyTorch's own rules for the two modes agree; those of a custom Function need not.
-    witness = None
-    if has_custom_functions(work.outputs.tensors):
-        witness = testify(work.tape)
-    if not work.options.create_graph:
-        # The memory of the graph is better spent on tangents.
-        detached = tuple([t.detach() for t in work.outputs.tensors])
-        work.outputs = work.outputs._replace(tensors=detached)
-        work.tape = None
-    blocks = climb(work, choice)
-    if witness is None or _confirmed(work, witness, blocks):
+    # Nobody asked for this mode, and some forward rules are wrong, not only users' own.
+    witness = testify(work.tape)
+    try:
+        blocks = climb(work, choice)
+    except ChangedFunctionError:
+        return climb(work, Choice("reverse-mode", "the function changes from call to call"))
+    if _confirmed(work, witness, blocks):
         return blocks
     return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
 

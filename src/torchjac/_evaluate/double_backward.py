@@ -75,8 +75,11 @@ def _columns(
         return batched(once, seeds) if stacked else once(seeds)
 
     def run(start: int, stop: int) -> Sequence[Tensor | None]:
-        if back is None or not back.requires_grad or start == stop:
+        if back is None or start == stop:
             return [None] * len(cotangents)
-        return apply_seeds(product, [basis(x, start, stop, dim)], stacked=stacked)
+        columns = apply_seeds(product, [basis(x, start, stop, dim)], stacked=stacked)
+        if all(column is None for column in columns):
+            raise NotImplementedError("the backward pass cannot be differentiated itself")
+        return columns
 
     return run

@@ -17,7 +17,7 @@ from torchjac._evaluate.report import Evaluation, is_listened_to, publish
 from torchjac._evaluate.reverse import reverse
 from torchjac._evaluate.strict import check_dependence
 from torchjac._evaluate.sweep import Chunks
-from torchjac._evaluate.tape import Linearized
+from torchjac._evaluate.tape import Linearized, outside_inference_mode
 from torchjac._evaluate.witness import testify
 from torchjac._evaluate.work import METHODS
 from torchjac._inputs.warn import warn
@@ -84,6 +84,7 @@ class _Existing:
         )
 
 
+@outside_inference_mode
 def differentiate_existing(api: str, tape: Linearized, options: Options) -> list[list[Tensor]]:
     """Blocks of the Jacobian of the outputs of a tape.
 
@@ -141,7 +142,10 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
         witness = testify(tape)
         blocks = existing.climb(choice.mode, choice.why)
         if witness.agrees(blocks):
-            return blocks
+            return [
+                [b if b is None else b.to(x) for b, x in zip(row, leaves, strict=True)]
+                for row in blocks
+            ]
         return existing.climb("reverse-mode", "double-backward gives another answer")
 
 

@@ -11,8 +11,9 @@ from torchjac._evaluate.blocks import Blocks, apply_seeds, columns_to_block
 from torchjac._evaluate.randomness import RandomState
 from torchjac._evaluate.seeds import BatchDims, are_many_and_small, basis, joint_basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
-from torchjac._torch import batched, push_forward
-from torchjac.errors import ChangedShapeError
+from torchjac._evaluate.witness import close
+from torchjac._torch import batched, is_wrapped, push_forward
+from torchjac.errors import ChangedFunctionError, ChangedShapeError
 
 Flat = Callable[..., tuple[Tensor, ...]]
 
@@ -82,18 +83,31 @@ def forward(
 
     Returns:
         blocks[i][j], shape (*output i, *input j), or None where it is zero.
+
+    Raises:
+        ChangedFunctionError: The function returns other values than the first time.
     """
+
+    def observe(values: list[Tensor]) -> None:
+        for i, (value, output) in enumerate(zip(values, outputs, strict=True)):
+            if not (is_wrapped(value) or is_wrapped(output)) and not close(value, output):
+                raise ChangedFunctionError(
+                    f"output {i} of `func` had other values when it was evaluated again: its "
+                    "columns would belong to different functions. Hold its state and its random "
+                    'numbers still, or use strategy="reverse-mode", which evaluates it once.'
+                )
+
     dim = None if batch is None else batch.inputs
     counts = [seed_count(leaf, dim) for leaf in leaves]
     chunks.progress.expect(sum(counts))
     if batch is None and are_many_and_small(counts, few=1):
-        run = _columns(flat, leaves, range(len(leaves)), None, stacked=stacked)
+        run = _columns(flat, leaves, range(len(leaves)), None, observe, stacked=stacked)
         columns = _cut(sweep(sum(counts), run, chunks, differentiable=create_graph), counts)
     else:
         columns = [
             sweep(
                 count,
-                _columns(flat, leaves, [j], dim, stacked=stacked),
+                _columns(flat, leaves, [j], dim, observe, stacked=stacked),
                 chunks,
                 differentiable=create_graph,
             )
@@ -120,11 +134,17 @@ def _cut(columns: Sequence[Tensor | None], counts: Sequence[int]) -> list[Sequen
 
 
 def _columns(
-    flat: Flat, leaves: Sequence[Tensor], which: Sequence[int], dim: int | None, *, stacked: bool
+    flat: Flat,
+    leaves: Sequence[Tensor],
+    which: Sequence[int],
+    dim: int | None,
+    observe: Callable[[list[Tensor]], None],
+    *,
+    stacked: bool,
 ) -> Pass:
     def product(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
         def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            return push_forward(flat, leaves, _standing_but(leaves, which, tangents))
+            return push_forward(flat, leaves, _standing_but(leaves, which, tangents), observe)
 
         return batched(once, seeds, "same") if stacked else once(seeds)
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from torchjac._evaluate.memory import is_out_of_memory
 from torchjac._evaluate.report import Refusal
-from torchjac.errors import TorchjacError
+from torchjac.errors import ChangedFunctionError, MemoryBudgetError
 
 Result = TypeVar("Result")
 REASON_LENGTH = 160
@@ -42,14 +42,15 @@ def climb_down(
         The rung, what it computed, and the rungs above with the reason that each gave.
 
     Raises:
-        TorchjacError: At once: no other way would mend it.
+        MemoryBudgetError: At once: no other way would mend it.
+        ChangedFunctionError: At once, likewise.
         Exception: What the last rung raised, if none holds; at once if memory ran out.
     """
     refusals: list[Refusal] = []
     for rung in rungs[:-1]:
         try:
             return rung, rung.attempt(), tuple(refusals)
-        except TorchjacError:
+        except (MemoryBudgetError, ChangedFunctionError):
             raise
         except Exception as error:
             if is_out_of_memory(error):

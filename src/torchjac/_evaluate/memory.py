@@ -43,9 +43,11 @@ def free_bytes(device: torch.device) -> int:
 def _control_group_free() -> int:
     """What the container allows beyond what it has taken; unlimited outside of one."""
     folder = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no control groups here, or no limit set ("max")
+    with suppress(OSError, ValueError, KeyError):  # no control groups here, or no limit set ("max")
         limit = int((folder / "memory.max").read_text())
-        return limit - int((folder / "memory.current").read_text())
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / "memory.current").read_text()) - int(fields["inactive_file"])
+        return limit - used
     return 2**62
 
 
@@ -181,9 +183,10 @@ def human(size: int) -> str:
     >>> human(3 * 2**30)
     '3.00 GiB'
     """
-    if size >= GIB:
-        return f"{size / GIB:.2f} GiB"
-    return f"{size / MIB:.2f} MiB"
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} B"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

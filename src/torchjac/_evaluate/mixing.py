@@ -30,11 +30,11 @@ def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: B
     Raises:
         MixedSamplesError: They are not.
     """
-    plain, weighed, weights = [], [], None
-    for output in tape.outputs.tensors:
-        if weights is None:
-            weights = random_like(rows_of_samples(output.detach(), batch.outputs)[:, :1])
-        sample = random_like(output.detach().select(batch.outputs, 0))
+    plain, weighed = [], []
+    samples = [output.detach().select(batch.outputs, 0) for output in tape.outputs.tensors]
+    first = tape.outputs.tensors[0].detach()
+    (weights,) = random_like([first.new_empty(first.shape[batch.outputs])], seed=1)
+    for output, sample in zip(tape.outputs.tensors, random_like(samples), strict=True):
         plain.append(sample.unsqueeze(batch.outputs).expand_as(output))
         shape = [-1 if d == batch.outputs else 1 for d in range(output.dim())]
         weighed.append(plain[-1] * weights.to(sample).reshape(shape))
@@ -43,10 +43,10 @@ def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: B
         tape.pull(which, seeds, stacked=False, create_graph=False) for seeds in (plain, weighed)
     )
     for g, w in zip(ones, others, strict=True):
-        if g is None or w is None or weights is None:
+        if g is None or w is None:
             continue
         g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
-        if not close(g * weights.to(g), w):
+        if not close(g * weights.to(g).unsqueeze(1), w):
             raise MixedSamplesError(mixed_samples(api, func, tape, batch))
 
 
@@ -101,7 +101,8 @@ def _first_pair(
     """The first sample of output i that depends on another sample, on which input, on which."""
     for sample in range(output.shape[batch.outputs]):
         seed = torch.zeros_like(output)
-        seed.select(batch.outputs, sample).copy_(random_like(seed.select(batch.outputs, sample)))
+        one = seed.select(batch.outputs, sample)
+        one.copy_(random_like([one])[0])
         rows = tape.pull([i], [seed], stacked=False, create_graph=False)
         for j, row in enumerate(rows):
             if row is None:

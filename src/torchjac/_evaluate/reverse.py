@@ -14,7 +14,7 @@ from torchjac._evaluate.seeds import (
     joint_basis,
     seed_count,
 )
-from torchjac._evaluate.sweep import Chunks, Pass, own, sweep
+from torchjac._evaluate.sweep import Chunks, Pass, owned, sweep
 from torchjac._evaluate.tape import Linearized
 
 
@@ -46,7 +46,9 @@ def reverse(
     chunks.progress.expect(sum(counts))
     if batch is None and are_many_and_small(counts):
         run = _rows(tape, range(len(outputs)), None, stacked=stacked, create_graph=create_graph)
-        return _cut(tape, sweep(sum(counts), run, chunks, differentiable=create_graph))
+        rows = sweep(sum(counts), run, chunks, differentiable=create_graph)
+        if not _are_polluted(rows):
+            return _cut(tape, rows)
     blocks: Blocks = []
     for i, (output, count) in enumerate(zip(outputs, counts, strict=True)):
         run = _rows(tape, [i], dim, stacked=stacked and count > 1, create_graph=create_graph)
@@ -102,11 +104,13 @@ def reverse_at_once(tape: Linearized, *, create_graph: bool) -> Blocks:
         As `reverse`.
     """
     outputs = tape.outputs.tensors
-    if len(outputs) <= FEW:
-        return [_block_row(tape, i, create_graph) for i in range(len(outputs))]
-    total = sum([output.numel() for output in outputs])
-    run = _rows(tape, range(len(outputs)), None, stacked=True, create_graph=create_graph)
-    return _cut(tape, [r if r is None else own(r, create_graph) for r in run(0, total)])
+    if len(outputs) > FEW:
+        total = sum([output.numel() for output in outputs])
+        run = _rows(tape, range(len(outputs)), None, stacked=True, create_graph=create_graph)
+        rows = owned(run(0, total), create_graph)
+        if not _are_polluted(rows):
+            return _cut(tape, rows)
+    return [_block_row(tape, i, create_graph) for i in range(len(outputs))]
 
 
 def _block_row(tape: Linearized, i: int, create_graph: bool) -> list[Tensor | None]:
@@ -114,10 +118,20 @@ def _block_row(tape: Linearized, i: int, create_graph: bool) -> list[Tensor | No
     size = output.numel()
     if size == 0:
         return [None] * len(tape.inputs)
-    stacked = size > 1
-    seeds = basis(output, 0, size) if stacked else torch.ones_like(output)
-    rows = tape.pull((i,), (seeds,), stacked=stacked, create_graph=create_graph)
-    owned = [r if r is None else own(r, create_graph) for r in rows]
-    if output.dim() == 0:
-        return owned
-    return [rows_to_block(r, output, x) for r, x in zip(owned, tape.inputs, strict=True)]
+    if size > 1:
+        seeds = basis(output, 0, size)
+        rows = owned(
+            tape.pull((i,), (seeds,), stacked=True, create_graph=create_graph), create_graph
+        )
+    else:  # nothing to batch; a plain pass may return constants of the graph: copy
+        ones = torch.ones_like(output)
+        rows = tape.pull((i,), (ones,), stacked=False, create_graph=create_graph)
+        rows = [r if r is None else r.clone() for r in rows]
+        if output.dim() == 0:
+            return rows
+    return [rows_to_block(r, output, x) for r, x in zip(rows, tape.inputs, strict=True)]
+
+
+def _are_polluted(rows: Sequence[Tensor | None]) -> bool:
+    """Whether 0 * inf in the passes of other outputs may have left NaN in the rows of one."""
+    return any([bool(row.isnan().any()) for row in rows if row is not None])

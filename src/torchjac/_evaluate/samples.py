@@ -14,12 +14,13 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import is_listened_to
 from torchjac._evaluate.seeds import BatchDims, seed_count
-from torchjac._evaluate.tape import Tape
+from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._inputs.signature import Signature
 from torchjac.errors import MixedSamplesError, ShapeError
 
 
+@outside_inference_mode
 def differentiate_samples(
     signature: Signature, options: Options, batch: BatchDims, func: Callable[..., Any]
 ) -> Solution:

@@ -1,7 +1,8 @@
 """The Laplacian: the trace of the Hessian of every output.
 
-For one output per sample it is the trace of the Jacobian of the gradient, reverse over reverse.
-For several, forward mode over forward mode along each axis moves all outputs at once.
+It is the trace of the Jacobian of the gradient, reverse over reverse, one component of the output
+at a time. Forward mode over forward mode would move all outputs at once, but PyTorch's forward
+rules of some ops (solve, det, layer_norm) have a wrong derivative.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,20 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.diagonal import best_rung, diagonal_entries, linearized
-from torchjac._evaluate.differentiate import explain_refusals
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.diagonal import diagonal_entries, linearized
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
-from torchjac._evaluate.seeds import BatchDims, basis, rows_of_samples, seed_count
-from torchjac._evaluate.sweep import Chunks, sweep
-from torchjac._evaluate.tape import Linearized, leaf_of
+from torchjac._evaluate.seeds import BatchDims, rows_of_samples
+from torchjac._evaluate.tape import Linearized, outside_inference_mode
 from torchjac._inputs.signature import Signature
-from torchjac._inputs.warn import warn
-from torchjac._torch import inside_transform, load_jvp_decompositions
-from torchjac.errors import FallbackWarning, ShapeError
+from torchjac._torch import inside_transform
+from torchjac.errors import ShapeError
 
 
+@outside_inference_mode
 def laplacian_of(
     signature: Signature, options: Options, batch: BatchDims | None, func: Callable[..., Any]
 ) -> Tensor:
@@ -50,49 +48,7 @@ def laplacian_of(
         )
     if batch is not None:
         refuse_mixing(signature.api, func, tape, batch)
-    rungs = [
-        Rung("reverse over reverse", "vmap", lambda: _by_gradients(signature, options, tape, batch))
-    ]
-    output = tape.outputs.tensors[0]
-    if seed_count(output, None if batch is None else batch.outputs) > 1:
-        rungs.insert(
-            0,
-            Rung("forward over forward", "vmap", lambda: _nested(signature, options, tape, batch)),
-        )
-    used, result, refusals = climb_down(rungs)
-    if refusals:
-        warn(explain_refusals(signature.api, used, refusals), FallbackWarning)
-    return result
-
-
-def _nested(
-    signature: Signature, options: Options, tape: Linearized, batch: BatchDims | None
-) -> Tensor:
-    """sum_i d/dt d/ds f(x + t e_i + s e_i), for all outputs at once."""
-    load_jvp_decompositions()
-    graph = options.create_graph or inside_transform()
-    given = signature.leaves[0]
-    x = given if inside_transform() else leaf_of(given, graph)
-    dim = None if batch is None else batch.inputs
-
-    def along(seed: Tensor) -> Tensor:
-        def first(point: Tensor) -> Tensor:
-            return torch.func.jvp(
-                lambda inner: signature.replay([inner.clone()]).tensors[0], (point,), (seed,)
-            )[1]
-
-        return torch.func.jvp(first, (x,), (seed,))[1]
-
-    def run(start: int, stop: int) -> Sequence[Tensor | None]:
-        if start == stop:
-            return [None]
-        return [torch.vmap(along, randomness="same")(basis(x, start, stop, dim))]
-
-    def compute(chunks: Chunks, stacked: bool, graph: bool) -> list[Tensor | None]:  # noqa: ARG001
-        return sweep(seed_count(x, dim), run, chunks, differentiable=graph)
-
-    terms = best_rung(signature.api, options, tape, compute)[0]
-    return torch.zeros_like(tape.outputs.tensors[0]) if terms is None else terms.sum(0)
+    return _by_gradients(signature, options, tape, batch)
 
 
 def _by_gradients(

@@ -1,7 +1,8 @@
 """Run many seeds through one kind of pass, in chunks that fit, into one result.
 
 The first two chunks are probes, measured: what one seed takes, and what a second adds. The rest
-are sized by that, and on an out-of-memory error from the device the size is halved and the sweep goes on.
+are sized by that, and on an out-of-memory error from the device the size is halved and the sweep
+goes on.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from torchjac._evaluate.memory import (
 )
 from torchjac._evaluate.progress import Progress
 from torchjac._inputs.warn import warn
+from torchjac._torch import is_wrapped
 from torchjac.errors import MemoryBudgetWarning
 
 # run(start, stop) -> one tensor (stop - start, *shape) per target, or None for zero
@@ -59,6 +61,8 @@ class Chunks:
 
     def next_size(self, remaining: int) -> int:
         """Seeds for the next pass."""
+        if self.budget.memory is not None and not self.passes:
+            self._allowed_bytes()  # refuses a result that cannot fit
         if self.budget.chunk_size is not None:
             size = self.budget.chunk_size
         elif self.negligible:
@@ -94,7 +98,7 @@ class Chunks:
         if size > first_size and peak_bytes > first_peak:
             self.seed_bytes = max(1, (peak_bytes - first_peak) // (size - first_size))
             self._fixed_bytes = max(0, first_peak - first_size * self.seed_bytes)
-        if size == 1 and isinstance(self.budget.memory, int):
+        if len(self._measured) == 1 and isinstance(self.budget.memory, int):
             self._warn_if_one_seed_is_too_much(peak_bytes)
 
     def _warn_if_one_seed_is_too_much(self, peak_bytes: int) -> None:
@@ -124,7 +128,7 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
     Returns:
         For each target a tensor (total, *shape), or None where it is zero.
     """
-    pieces: list[Sequence[Tensor | None]] = []
+    pieces: list[tuple[int, Sequence[Tensor | None]]] = []
     whole: list[Tensor | None] = []
     start = 0
     while start < total or (total == 0 and not pieces):
@@ -141,14 +145,12 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
         chunks.largest = max(chunks.largest, size)
         chunks.progress.advance(size)
         if stop == total and not start:
-            return [None if p is None else own(p, differentiable) for p in part]
+            return owned(part, differentiable)
         if differentiable:
-            pieces.append(part)
+            pieces.append((size, part))
         else:
-            whole = whole or [_room(p, total) for p in part]
-            for room, piece in zip(whole, part, strict=True):
-                if room is not None and piece is not None:
-                    room[start:stop] = piece.detach()
+            whole = whole or [None] * len(part)
+            _write(whole, part, start, stop, total)
         start = stop
         del part  # before the next pass, or both would be held at once
     return _joined(pieces) if differentiable else whole
@@ -165,20 +167,67 @@ def _measured(
     return part
 
 
-def own(piece: Tensor, differentiable: bool) -> Tensor:
-    """The piece, with memory of its own where broadcasting left it with overlaps."""
-    if not differentiable:
-        piece = piece.detach()
-    overlaps = 0 in piece.stride() and piece.numel() > 1
-    return piece.contiguous() if overlaps else piece
+def owned(pieces: Sequence[Tensor | None], differentiable: bool) -> list[Tensor | None]:
+    """The pieces, each with memory of its own.
+
+    Broadcasting leaves tensors that overlap themselves, and a backward pass may hand the same
+    tensor to two inputs; nobody expects that of blocks of a Jacobian.
+
+    Args:
+        pieces: Results of one pass.
+        differentiable: Whether to keep their graph.
+
+    Returns:
+        As many tensors, None where there was none.
+    """
+    results: list[Tensor | None] = []
+    seen: set[int] = set()
+    for piece in pieces:
+        result = piece if piece is None or differentiable else piece.detach()
+        if result is not None and not is_wrapped(result):
+            if 0 in result.stride() and result.numel() > 1:
+                result = result.contiguous()
+            storage = result.untyped_storage()._cdata
+            if storage in seen:
+                result = result.clone()
+            seen.add(storage)
+        results.append(result)
+    return results
 
 
-def _room(piece: Tensor | None, total: int) -> Tensor | None:
-    return None if piece is None else piece.new_empty(total, *piece.shape[1:])
+def _write(
+    whole: list[Tensor | None],
+    part: Sequence[Tensor | None],
+    start: int,
+    stop: int,
+    total: int,
+) -> None:
+    """Copy a chunk into its place; a target that was zero so far gets its room now."""
+    for k, piece in enumerate(part):
+        room = whole[k]
+        if piece is not None:
+            if room is None:
+                make = piece.new_zeros if start else piece.new_empty
+                room = whole[k] = make(total, *piece.shape[1:])
+            room[start:stop] = piece.detach()
+        elif room is not None:
+            room[start:stop] = 0
 
 
-def _joined(pieces: list[Sequence[Tensor | None]]) -> list[Tensor | None]:
+def _joined(pieces: list[tuple[int, Sequence[Tensor | None]]]) -> list[Tensor | None]:
+    sizes = [size for size, _ in pieces]
     return [
-        None if column[0] is None else torch.cat([p for p in column if p is not None])
-        for column in zip(*pieces, strict=True)
+        None if like is None else torch.cat(filled_rows(column, sizes, like))
+        for column in zip(*(part for _, part in pieces), strict=True)
+        for like in [next((p for p in column if p is not None), None)]
+    ]
+
+
+def filled_rows(
+    column: Sequence[Tensor | None], sizes: Sequence[int], like: Tensor
+) -> list[Tensor]:
+    """Chunks of rows, with zeros for those that are None."""
+    return [
+        like.new_zeros(size, *like.shape[1:]) if piece is None else piece
+        for piece, size in zip(column, sizes, strict=True)
     ]

@@ -7,13 +7,17 @@ uses. `TransformTape` stands on `torch.func.vjp` and is used inside `vmap`, `gra
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, NamedTuple, Protocol
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from torchjac._inputs.signature import Outputs, Signature
-from torchjac._torch import batched, fast_backward
+from torchjac._torch import batched, fast_backward, pytree
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Linearized(Protocol):
@@ -144,6 +148,19 @@ def grad_recorded() -> AbstractContextManager[Any]:
     return stack
 
 
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function work in normal mode under `torch.inference_mode`, where no graph exists."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
 def leaf_of(tensor: Tensor, create_graph: bool) -> Tensor:
     """A new tensor with the value of `tensor` that autograd can tell from the original."""
     if tensor.is_inference():  # cannot be recorded by autograd, a copy of it can
@@ -165,17 +182,17 @@ def record_in_transform(
     Returns:
         The tape.
     """
-    kept: list[Outputs] = []
+    kept: list[Any] = []
 
-    def flat(*inner: Tensor) -> tuple[Tensor, ...]:
-        kept.append(evaluate([leaf.clone() for leaf in inner]))
-        return kept[-1].tensors
+    def flat(*inner: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        outputs = evaluate([leaf.clone() for leaf in inner])
+        aux, spec = pytree.tree_flatten(outputs.aux)
+        kept[:] = [outputs.spec, aux, spec]
+        return outputs.tensors, [t for t in aux if isinstance(t, Tensor)]
 
-    values, pullback = torch.func.vjp(flat, *leaves)[:2]
-    outputs = Outputs(tuple(values), kept[-1].spec, kept[-1].aux)
+    values, pullback, *rest = torch.func.vjp(flat, *leaves, has_aux=True)
+    spec, aux, aux_spec = kept
+    given = iter(rest[0])  # as the transform hands them out, in place of those inside of it
+    aux = [next(given) if isinstance(t, Tensor) else t for t in aux]
+    outputs = Outputs(tuple(values), spec, pytree.tree_unflatten(aux, aux_spec))
     return TransformTape(leaves, outputs, pullback)
-
-
-def detach(value: Any) -> Any:
-    """A tensor without its history; anything else as it is."""
-    return value.detach() if isinstance(value, Tensor) else value

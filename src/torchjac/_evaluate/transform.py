@@ -1,18 +1,19 @@
 """Jacobians from inside a `torch.func` transform: differentiable, batched by whoever is outside."""
 
 import torch
-from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.choose import choose
-from torchjac._evaluate.forward import forward
+from torchjac._evaluate.forward import forward, replaying
 from torchjac._evaluate.ladder import Rung, climb_down
 from torchjac._evaluate.memory import Budget
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.randomness import RandomState, random_state
 from torchjac._evaluate.reverse import reverse
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import TransformTape, record_in_transform
+from torchjac._evaluate.watch import Watch
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac.errors import ArgumentError
 
@@ -21,7 +22,8 @@ def differentiate_in_transform(signature: Signature, options: Options) -> tuple[
     """Evaluate a function and its Jacobian inside `vmap`, `grad`, `vjp` or `jvp`.
 
     The sizes seen are those of one sample, and nothing can be measured; `chunk_size` still
-    holds.
+    holds. Rows, unless columns are asked for: PyTorch's forward rules of some ops are wrong under
+    a second transform.
 
     Args:
         signature: The function and where to differentiate it.
@@ -38,33 +40,49 @@ def differentiate_in_transform(signature: Signature, options: Options) -> tuple[
             f"{signature.api}: `strict=True` cannot be checked inside a torch.func transform; "
             "call it outside, or use strict=False."
         )
-    tape = record_in_transform(signature.evaluate, signature.leaves)
-    sizes = [sum(t.numel() for t in side) for side in (tape.inputs, tape.outputs.tensors)]
-    choice = choose(options.strategy, *sizes, holomorphic=signature.holomorphic)
+    state = random_state(signature.leaves)
+    with Watch(signature.api, warn=not options.quiet):
+        tape = record_in_transform(signature.evaluate, signature.leaves)
+    mode = choose(options.strategy, 1, 1).mode
 
     def rung(stacked: bool) -> Rung[Blocks]:
         method = "vmap" if stacked else "loop"
-        return Rung(
-            choice.mode, method, lambda: _blocks(signature, tape, options, choice.mode, stacked)
-        )
+        if mode == "reverse-mode":
+            return Rung(mode, method, lambda: _rows(signature, tape, options, stacked))
+        return Rung(mode, method, lambda: _columns(signature, tape, options, state, stacked))
 
     _, blocks, _ = climb_down([rung(stacked) for stacked in options.stackings])
     return tape.outputs, blocks
 
 
-def _blocks(
-    signature: Signature, tape: TransformTape, options: Options, mode: str, stacked: bool
+def _chunks(signature: Signature, options: Options) -> Chunks:
+    budget = Budget(signature.api, chunk_size=options.chunk_size or 2**62)
+    return Chunks(budget, 0, True, torch.device("cpu"), Progress(shown=False))
+
+
+def _rows(signature: Signature, tape: TransformTape, options: Options, stacked: bool) -> Blocks:
+    chunks = _chunks(signature, options)
+    blocks = reverse(tape, chunks, stacked=stacked, create_graph=True)
+    if signature.holomorphic:  # PyTorch pulls back with the conjugate transpose
+        return [[None if b is None else b.conj().resolve_conj() for b in row] for row in blocks]
+    return blocks
+
+
+def _columns(
+    signature: Signature, tape: TransformTape, options: Options, state: RandomState, stacked: bool
 ) -> Blocks:
-    size = options.chunk_size or 2**62
-    chunks = Chunks(
-        Budget(signature.api, chunk_size=size), 0, True, torch.device("cpu"), Progress(shown=False)
+    flat = replaying(
+        signature.api,
+        lambda copies: signature.replay(copies).tensors,
+        tape.outputs.tensors,
+        state,
+        Watch(signature.api, warn=False),
     )
-    if mode == "reverse-mode":
-        return reverse(tape, chunks, stacked=stacked, create_graph=True)
-
-    def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
-        return signature.replay([leaf.clone() for leaf in leaves]).tensors
-
     return forward(
-        flat, tape.inputs, tape.outputs.tensors, chunks, stacked=stacked, create_graph=True
+        flat,
+        tape.inputs,
+        tape.outputs.tensors,
+        _chunks(signature, options),
+        stacked=stacked,
+        create_graph=True,
     )

@@ -12,12 +12,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchjac._inputs.warn import warn
-from torchjac._torch import forward_grad_enabled, is_grad_switch
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, is_grad_switch
 from torchjac.errors import HiddenValueWarning
 
-_READERS = frozenset(
-    {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__index__}
-)
+_READERS = {
+    Tensor.item: ".item()",
+    Tensor.tolist: ".tolist()",
+    Tensor.numpy: ".numpy()",
+    Tensor.__float__: "float()",
+    Tensor.__int__: "int()",
+    Tensor.__index__: "int()",
+    Tensor.__complex__: "complex()",
+}
+
+
+_MAKERS = (torch.tensor, torch.as_tensor)
 
 
 class Watch(TorchFunctionMode):
@@ -28,6 +37,16 @@ class Watch(TorchFunctionMode):
         self._api = api
         self._warn = warn
 
+    def __enter__(self) -> "Watch":
+        """Begin to watch."""
+        self._forward_grad = forward_grad_is_enabled()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Leave forward mode as it was, even if the function switched it off and raised."""
+        super().__exit__(*raised)
+        forward_grad_enabled(self._forward_grad)
+
     def __torch_function__(
         self,
         func: Any,
@@ -35,8 +54,10 @@ class Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self._warn and func in _MAKERS and _holds_dependent(args):
+            self._report(f"torch.{func.__name__}()")
         if self._warn and func in _READERS and _depends_on_inputs(args[0]):
-            self._report(func.__name__)
+            self._report(_READERS[func])
             with warnings.catch_warnings():  # PyTorch's own words for the same, less exact
                 warnings.simplefilter("ignore", UserWarning)
                 return func(*args, **(kwargs or {}))
@@ -47,13 +68,21 @@ class Watch(TorchFunctionMode):
 
     def _report(self, name: str) -> None:
         warn(
-            f"{self._api}: `{name}()` turns a tensor that depends on the inputs into a number; "
+            f"{self._api}: `{name}` turns a tensor that depends on the inputs into a number; "
             "what is computed from it counts as constant. Keep it a tensor, or detach() it first "
             "if that is meant.",
             HiddenValueWarning,
         )
 
 
+def _holds_dependent(args: tuple[Any, ...]) -> bool:
+    """Whether tensors inside of lists depend on the inputs; they will be read as numbers."""
+    parts = args[0] if args and isinstance(args[0], list | tuple) else ()
+    return any(isinstance(part, Tensor) and _depends_on_inputs(part) for part in parts)
+
+
 def _depends_on_inputs(tensor: Tensor) -> bool:
     """Whether autograd, in whatever mode, follows `tensor`."""
+    if tensor.requires_grad and tensor.is_leaf:  # a parameter: the inputs come as copies
+        return False
     return tensor.requires_grad or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None

@@ -6,6 +6,7 @@ derivatives do not belong together), and, for a Jacobian per sample, samples tha
 independent: the product from the tape then holds terms that no block has.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks, rows_to_block
 from torchjac._evaluate.seeds import BatchDims, basis, rows_of_samples, seed_count
-from torchjac._evaluate.sweep import own
+from torchjac._evaluate.sweep import owned
 from torchjac._evaluate.tape import Linearized
 
 # Rounding errors of a product, in units of the precision; half precision is capped.
@@ -44,7 +45,7 @@ def testify(tape: Linearized) -> Witness:
     Returns:
         The witness.
     """
-    cotangents = tuple(random_like(output) for output in tape.outputs.tensors)
+    cotangents = tuple(random_like(tape.outputs.tensors))
     products = tape.pull(range(len(cotangents)), cotangents, stacked=False, create_graph=False)
     return Witness(cotangents, tuple(products))
 
@@ -64,17 +65,20 @@ def samples_at_once(
         it is zero; and the witness, whose cotangent went as one more seed.
     """
     blocks: Blocks = []
-    cotangents: list[Tensor] = []
+    cotangents = random_like(tape.outputs.tensors)
     products: list[Tensor | None] = [None] * len(tape.inputs)
     for i, output in enumerate(tape.outputs.tensors):
         count = seed_count(output, batch.outputs)
-        cotangents.append(random_like(output))
-        seeds = torch.cat([basis(output, 0, count, batch.outputs), cotangents[-1].unsqueeze(0)])
+        seeds = torch.cat([basis(output, 0, count, batch.outputs), cotangents[i].unsqueeze(0)])
         rows = tape.pull([i], [seeds], stacked=True, create_graph=create_graph)
         blocks.append(
             [
-                None if r is None else rows_to_block(own(r[:count], create_graph), output, x, batch)
-                for r, x in zip(rows, tape.inputs, strict=True)
+                rows_to_block(r, output, x, batch)
+                for r, x in zip(
+                    owned([r if r is None else r[:count] for r in rows], create_graph),
+                    tape.inputs,
+                    strict=True,
+                )
             ]
         )
         for j, row in enumerate(rows):
@@ -84,10 +88,23 @@ def samples_at_once(
     return blocks, Witness(tuple(cotangents), tuple(products))
 
 
-def random_like(tensor: Tensor) -> Tensor:
-    """Standard normal numbers that leave the user's generators alone."""
-    generator = torch.Generator(device=tensor.device).manual_seed(20_240)
-    return torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device, generator=generator)
+def random_like(tensors: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
+    """Standard normal numbers, other ones for each tensor, that leave the user's generators alone.
+
+    Args:
+        tensors: What they shall be like.
+        seed: Calls with different seeds are independent.
+
+    Returns:
+        One tensor for each, with its shape, dtype and device.
+    """
+    generators = {
+        t.device: torch.Generator(device=t.device).manual_seed(20_240 + seed) for t in tensors
+    }
+    return [
+        torch.randn(t.shape, dtype=t.dtype, device=t.device, generator=generators[t.device])
+        for t in tensors
+    ]
 
 
 def _contracted(

@@ -22,7 +22,7 @@ from torchjac._evaluate.replicated import replicated
 from torchjac._evaluate.reverse import reverse
 from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.sweep import Chunks
-from torchjac._evaluate.tape import Tape, grad_recorded, leaf_of, record
+from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.watch import Watch
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import node_names
@@ -60,7 +60,9 @@ class Work:
 
     def rungs(self, mode: str) -> list[Rung[Blocks]]:
         """Ways to compute, fastest first."""
-        if mode == "reverse-mode":
+        if mode == "reverse-mode" or self.options.create_graph:
+            # Differentiable columns are not to be had: PyTorch's forward rules of solve, det,
+            # layer_norm and others have a wrong derivative, and some double-backwards too.
             return list(self._reverse_rungs())
         return [*self._forward_rungs(), *self._double_rungs(), *self._reverse_rungs()]
 
@@ -125,10 +127,9 @@ class Work:
 
     def _forward(self, stacked: bool, math_attention: bool = False) -> Blocks:
         signature = with_math_attention(self.signature) if math_attention else self.signature
-        graph = self.options.create_graph
         warn = self.tape is None and not self.options.quiet
         with grad_recorded():
-            leaves = [leaf_of(t, True) if graph else t.detach() for t in signature.leaves]
+            leaves = [t.detach().contiguous() for t in signature.leaves]
             return forward(
                 replaying(
                     signature.api,
@@ -141,7 +142,7 @@ class Work:
                 self.outputs.tensors,
                 self._new_chunks(rows=False, worthwhile_bytes=FORWARD_PASS_BYTES),
                 stacked=stacked,
-                create_graph=graph,
+                create_graph=False,
                 batch=self.batch,
             )
 
@@ -157,8 +158,9 @@ class Work:
         """The tape, recorded again where it was let go or another function is asked for."""
         if other is None and self.tape is not None:
             return self.tape
+        again = (other or self.signature)._replace(call=(other or self.signature).recall)
         with self.state.replayed():
-            return record(other or self.signature, create_graph=self.options.create_graph)
+            return record(again, create_graph=self.options.create_graph)
 
     def _new_chunks(self, *, rows: bool, worthwhile_bytes: int = REVERSE_PASS_BYTES) -> Chunks:
         size = result_bytes(self.outputs.tensors, self.signature.leaves, self.batch)

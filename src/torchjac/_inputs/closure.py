@@ -1,11 +1,12 @@
-"""Does the function hold the very tensor that it is differentiated at?"""
+"""What a function holds besides its arguments: tensors it is differentiated at, modules."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dis import get_instructions
+from functools import lru_cache, partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def held_inputs(func: Callable[..., Any], leaves: Sequence[Tensor]) -> list[str]:
@@ -13,7 +14,8 @@ def held_inputs(func: Callable[..., Any], leaves: Sequence[Tensor]) -> list[str]
 
     Autograd differentiates with respect to the arguments alone: through a closure the same
     tensor is a constant. Looks at closure cells, globals that the code names, defaults and
-    bound arguments of a partial; not inside the functions that `func` calls.
+    bound arguments of a partial, and one level into lists, tuples and dicts there; not inside
+    the functions that `func` calls.
 
     Args:
         func: The user's function.
@@ -28,7 +30,19 @@ def held_inputs(func: Callable[..., Any], leaves: Sequence[Tensor]) -> list[str]
     ['x']
     """
     wanted = {id(leaf) for leaf in leaves}
-    return [name for name, value in reachable(func) if id(value) in wanted]
+    return [
+        name
+        for name, value in reachable(func)
+        if id(value) in wanted or any(id(part) in wanted for part in _parts(value))
+    ]
+
+
+def held_modules(func: Callable[..., Any]) -> list[nn.Module]:
+    """Modules that a call of `func` may run: itself, and those that it holds."""
+    values = [func, getattr(func, "__self__", None)]
+    for _, value in reachable(func):
+        values += [value, getattr(value, "__self__", None), *_parts(value)]
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 def reachable(func: Any) -> Iterator[tuple[str, Any]]:
@@ -36,17 +50,34 @@ def reachable(func: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(func, partial):
         yield from ((f"argument {i} of partial", value) for i, value in enumerate(func.args))
         yield from func.keywords.items()
+        if not isinstance(func.func, FunctionType | MethodType):
+            yield "the function of partial", func.func
         func = func.func
     if isinstance(func, MethodType):
         func = func.__func__
     if not isinstance(func, FunctionType):
         return
-    code = func.__code__
-    for name, cell in zip(code.co_freevars, func.__closure__ or (), strict=True):
+    for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:  # a cell that is not filled yet
             continue
     known = func.__globals__
-    yield from ((name, known[name]) for name in code.co_names if name in known)
+    yield from ((name, known[name]) for name in _global_names(func.__code__) if name in known)
     yield from (("a default", value) for value in func.__defaults__ or ())
+    yield from (func.__kwdefaults__ or {}).items()
+
+
+@lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Globals that code reads; `co_names` alone holds attributes too."""
+    if not code.co_names:
+        return ()
+    read = ("LOAD_GLOBAL", "LOAD_NAME")
+    return tuple(dict.fromkeys(i.argval for i in get_instructions(code) if i.opname in read))
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    if isinstance(value, list | tuple):
+        return value
+    return list(value.values()) if isinstance(value, Mapping) and type(value) is dict else ()

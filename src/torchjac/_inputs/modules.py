@@ -1,30 +1,18 @@
 """`wrt=module`: differentiate with respect to the parameters of an `nn.Module`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from torchjac._inputs.selection import as_arguments
+from torchjac._inputs.checks import check_leaf
+from torchjac._inputs.closure import held_modules
+from torchjac._inputs.selection import as_arguments, copied_tensors
 from torchjac.errors import ArgumentError
 
-
-class _Host(nn.Module):
-    """Runs any function while the parameters of `module` stand replaced."""
-
-    def __init__(self, module: nn.Module, func: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module = module
-        # In a tuple, so that a `func` that is a module does not register its parameters twice.
-        self.held = (func,)
-
-    def forward(self, *args: Any) -> Any:
-        return self.held[0](*args)
-
-
-def _copied_buffers(host: _Host) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in host.named_buffers()}
+# A place where a module keeps a tensor: its dict of parameters or buffers, and the name in it.
+Slot = tuple[dict[str, Any], str]
 
 
 def bind_module(
@@ -35,8 +23,9 @@ def bind_module(
     """Make `func(inputs)` a function of the parameters of `module`.
 
     `func` may be the module, or anything that calls it. Tied weights are one parameter, under
-    the first of their names. Buffers are copied for each evaluation, so that the module's own
-    (running means, counters) stay as they are.
+    the first of their names, wherever the modules that `func` holds keep them. Buffers are
+    copied for each evaluation, so that the modules' own (running means, counters) stay as they
+    are.
 
     Args:
         api: Name of the public function, for messages.
@@ -50,23 +39,56 @@ def bind_module(
     Raises:
         ArgumentError: The module has no parameters.
     """
-    host = _Host(module, func)
-    names = [name for name, _ in module.named_parameters()]
-    parameters = tuple(parameter for _, parameter in module.named_parameters())
-    if not parameters:
+    named = dict(module.named_parameters())
+    if not named:
         raise ArgumentError(f"{api}: `wrt` is a module without parameters: {module!r}.")
+    for name, parameter in named.items():
+        check_leaf(api, f"parameter {name}", parameter, holomorphic=False)
+    names, parameters = list(named), tuple(named.values())
     args = as_arguments(inputs)
+    parts = _all_parts([module, *held_modules(func)])
 
     def call(leaves: Sequence[Tensor]) -> Any:
-        state = {f"module.{name}": leaf for name, leaf in zip(names, leaves, strict=True)}
-        return functional_call(host, (state, _copied_buffers(host)), args)
+        replaced = {id(p): leaf for p, leaf in zip(parameters, leaves, strict=True)}
+        with _swapped(parts, replaced):
+            return func(*copied_tensors(args))
 
     return parameters, call, lambda values: dict(zip(names, values, strict=True))
 
 
-def replay_module(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A way to call `func` once more that leaves a module's buffers as they are."""
-    if not isinstance(func, nn.Module) or next(func.buffers(), None) is None:
+def replaying(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A way to call `func` once more that leaves the buffers of modules as they are."""
+    parts = _all_parts(held_modules(func))
+    if not any(part._buffers for part in parts):
         return func
-    host = _Host(func, func)
-    return lambda *args: functional_call(host, _copied_buffers(host), args)
+
+    def again(*args: Any) -> Any:
+        with _swapped(parts, {}):
+            return func(*args)
+
+    return again
+
+
+def _all_parts(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    return list({id(part): part for module in modules for part in module.modules()}.values())
+
+
+@contextmanager
+def _swapped(parts: Sequence[nn.Module], replaced: Mapping[int, Tensor]) -> Generator[None]:
+    """Put other tensors in place of parameters, and copies in place of buffers."""
+    before = [(slot, slot[0][slot[1]]) for slot in _slots(parts, replaced)]
+    copies: dict[int, Tensor] = dict(replaced)
+    try:
+        for (table, name), tensor in before:
+            if tensor is not None:
+                table[name] = copies.setdefault(id(tensor), tensor.clone())
+        yield
+    finally:
+        for (table, name), tensor in before:
+            table[name] = tensor
+
+
+def _slots(parts: Sequence[nn.Module], replaced: Mapping[int, Tensor]) -> Iterator[Slot]:
+    for part in parts:
+        yield from ((part._parameters, n) for n, p in part._parameters.items() if id(p) in replaced)
+        yield from ((part._buffers, name) for name in part._buffers)

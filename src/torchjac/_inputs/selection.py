@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchjac._inputs.trees import leaves_with_paths, parameter_names, parse_path, subtree
+from torch import Tensor
+
+from torchjac._inputs.trees import Path, leaves_with_paths, parameter_names, parse_path, subtree
 from torchjac._torch import pytree
 from torchjac.errors import ArgumentError, ArgumentTypeError
 
@@ -30,7 +32,7 @@ class Selection:
 
     def fill(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments of the function with the selected leaves replaced."""
-        full = list(self.everything)
+        full = [t.clone() if isinstance(t, Tensor) else t for t in self.everything]
         for position, leaf in zip(self.positions, leaves, strict=True):
             full[position] = leaf
         return pytree.tree_unflatten(full, self.spec)
@@ -80,8 +82,8 @@ def select(api: str, func: Callable[..., Any], inputs: Any, wrt: Any) -> Selecti
     if wrt is None:
         wanted, single = list(range(len(args))), type(inputs) is not tuple
     else:
-        single = isinstance(wrt, int | str)
-        wanted = [wrt] if isinstance(wrt, int | str) else _as_list(api, wrt)
+        single = _is_selector(wrt)
+        wanted = _as_list(api, wrt)
     positions: list[int] = []
     groups = []
     for selector in wanted:
@@ -96,8 +98,19 @@ def select(api: str, func: Callable[..., Any], inputs: Any, wrt: Any) -> Selecti
     return Selection(tuple(everything), spec, tuple(positions), tuple(groups), single)
 
 
+def copied_tensors(args: Any) -> Any:
+    """The same tree with copies of its tensors, for a function that may write to them."""
+    return pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, args)
+
+
+def _is_selector(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
 def _as_list(api: str, wrt: Any) -> list[int | str]:
-    if not isinstance(wrt, Sequence) or not all(isinstance(s, int | str) for s in wrt):
+    if _is_selector(wrt):
+        return [wrt]
+    if not isinstance(wrt, list | tuple) or not all(map(_is_selector, wrt)):
         raise ArgumentTypeError(
             f"{api}: `wrt` must be an argument number, a name, a path, a sequence of these, or an "
             f"nn.Module; got {wrt!r}."
@@ -109,34 +122,40 @@ def _as_list(api: str, wrt: Any) -> list[int | str]:
 
 def _resolve(
     api: str, func: Callable[..., Any], args: tuple[Any, ...], selector: int | str
-) -> tuple[str, ...]:
+) -> Path:
     if isinstance(selector, int):
         if not -len(args) <= selector < len(args):
             raise ArgumentError(
                 f"{api}: `wrt` names argument {selector}, but there are {len(args)}."
             )
         return (str(selector % len(args)),)
-    known: dict[str, tuple[str, ...]] = {}
-    names = parameter_names(func, len(args))
-    for number, name in enumerate(names):
-        known |= _prefixes(str(number), name, args[number], bare=len(args) == 1)
-    try:
-        return known[parse_path(selector)]
-    except KeyError:
+    known = _known_paths(func, args)
+    wanted = parse_path(selector)
+    if "[" in selector:
+        found = {path for written, path in known if written == wanted}
+    else:  # keys may hold dots themselves
+        found = {path for written, path in known if ".".join(written) == selector}
+    if len(found) == 1:
+        return found.pop()
+    if found:
         raise ArgumentError(
-            f"{api}: `wrt` names {selector!r}, which is neither an argument nor a path; "
-            f"there are: {', '.join(sorted(known))}."
-        ) from None
+            f"{api}: `wrt` names {selector!r}, which can be read in {len(found)} ways; write each "
+            "key in brackets: ['a']['b']."
+        )
+    names = ", ".join(sorted({".".join(written) for written, _ in known}))
+    raise ArgumentError(
+        f"{api}: `wrt` names {selector!r}, which is neither an argument nor a path; "
+        f"there are: {names}."
+    )
 
 
-def _prefixes(number: str, name: str, arg: Any, *, bare: bool) -> dict[str, tuple[str, ...]]:
-    """Every dotted name of a part of one argument, and the keys that lead there."""
-    heads = {(number,), (name,)} | ({()} if bare else set())
-    table: dict[str, tuple[str, ...]] = {}
-    for path, _ in leaves_with_paths(arg):
-        for depth in range(len(path) + 1):
-            for head in heads:
-                dotted = ".".join(head + path[:depth])
-                if dotted:
-                    table.setdefault(dotted, (number, *path[:depth]))
-    return table
+def _known_paths(func: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[Path, Path]]:
+    """Every way to write a part of the arguments, and the keys that lead there."""
+    known: list[tuple[Path, Path]] = []
+    for number, name in enumerate(parameter_names(func, len(args))):
+        heads = {(str(number),), (name,)} | ({()} if len(args) == 1 else set())
+        for path, _ in leaves_with_paths(args[number]):
+            for depth in range(len(path) + 1):
+                part = path[:depth]
+                known += [(head + part, (str(number), *part)) for head in heads if head + part]
+    return known

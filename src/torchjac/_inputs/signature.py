@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from torchjac._inputs.checks import check_callable, check_leaf, check_output
-from torchjac._inputs.modules import bind_module, replay_module
+from torchjac._inputs.modules import bind_module, replaying
 from torchjac._inputs.selection import select
 from torchjac._inputs.trees import leaves_with_paths
 from torchjac._torch import pytree
@@ -113,7 +113,7 @@ def bind(
     if isinstance(wrt, nn.Module):
         leaves, call, nest = bind_module(api, func, inputs, wrt)
         return Signature(api, leaves, call, call, nest, has_aux, holomorphic)
-    again = replay_module(func)
+    again = replaying(func)
     if wrt is None and _is_flat(inputs):  # nothing to look up, and the common case
         leaves, fill, nest = _bind_flat(inputs)
     else:

@@ -1,12 +1,17 @@
 """Names of the places in a tree of inputs or outputs."""
 
+import re
 from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
+from torch import nn
+
 from torchjac._torch import pytree
 
 Path = tuple[str, ...]
+# 'key' or "key" or a number in brackets, or anything between dots and brackets.
+_KEY = re.compile(r"""\['([^']*)'\]|\["([^"]*)"\]|\[(\d+)\]|([^.\[\]]+)""")
 
 
 def leaves_with_paths(tree: Any) -> list[tuple[Path, Any]]:
@@ -21,7 +26,16 @@ def leaves_with_paths(tree: Any) -> list[tuple[Path, Any]]:
     >>> leaves_with_paths({"a": [1, 2], "b": 3})
     [(('a', '0'), 1), (('a', '1'), 2), (('b',), 3)]
     """
-    pairs, _ = pytree.tree_flatten_with_path(tree)
+    if type(tree) is tuple:  # the arguments: each by itself
+        return [
+            ((str(i), *path), leaf)
+            for i, part in enumerate(tree)
+            for path, leaf in leaves_with_paths(part)
+        ]
+    try:
+        pairs, _ = pytree.tree_flatten_with_path(tree)
+    except ValueError:  # a node registered without names for its parts: numbers will do
+        return [((str(i),), leaf) for i, leaf in enumerate(pytree.tree_leaves(tree))]
     return [(tuple(_key_name(key) for key in path), leaf) for path, leaf in pairs]
 
 
@@ -56,28 +70,26 @@ def _is_child_of(parent: Any) -> Callable[[Any], bool]:
     return lambda node: node is not parent
 
 
-def parse_path(selector: str) -> str:
-    """Write a path in dotted form: `['a'][0].b` and `a[0].b` become `a.0.b`.
+def parse_path(selector: str) -> Path:
+    """Keys of a path: one in each pair of brackets, the rest cut at dots.
 
     Args:
         selector: What the user wrote.
 
     Returns:
-        The dotted form.
+        The keys.
 
-    >>> parse_path("['a'][0].b")
-    'a.0.b'
+    >>> parse_path("['a.b'][0].c.d")
+    ('a.b', '0', 'c', 'd')
     """
-    dotted = selector.replace("['", ".").replace('["', ".").replace("[", ".")
-    for closing in ("']", '"]', "]"):
-        dotted = dotted.replace(closing, "")
-    return dotted.strip(".")
+    return tuple("".join(match) for match in _KEY.findall(selector))
 
 
 def parameter_names(func: Callable[..., Any], count: int) -> list[str]:
     """Names of the first `count` positional parameters of `func`, numbers where unknown."""
     try:
-        parameters = list(signature(func).parameters.values())
+        called = func.forward if isinstance(func, nn.Module) else func
+        parameters = list(signature(called).parameters.values())
     except (TypeError, ValueError):  # builtins and other callables without a signature
         parameters = []
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

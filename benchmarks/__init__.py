@@ -1,0 +1,1 @@
+"""Benchmarks of torchjac against what PyTorch offers: `python -m benchmarks --help`."""
