@@ -31,7 +31,7 @@ Answers are compared before anything is timed; contenders are timed in turns.
 ms      median time of a call; * extrapolated from a part of the answer
 +-%     half the distance between the quartiles of the times
 /best   time relative to the fastest contender that is not torchjac's, median over the rounds
-MiB     peak of the tensors alive during a call, inputs not counted
+peak    most bytes of tensors alive during a call, those from before not counted
 calls   evaluations of f
 error   distance to the answer in double precision, relative, in the Frobenius norm
 how     what torchjac.record() says\

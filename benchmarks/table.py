@@ -18,7 +18,8 @@ from benchmarks.race import Race, Row
 
 MS = 1e3
 MIB = 2**20
-HEADINGS = ("", "ms", "+-%", "/best", "MiB", "calls", "error", "how", "target")
+UNITS = ((2**30, "GiB"), (MIB, "MiB"), (2**10, "KiB"), (1, "B"))
+HEADINGS = ("", "ms", "+-%", "/best", "peak", "calls", "error", "how", "target")
 NUMBERS = range(1, 7)  # columns that are set flush right
 
 
@@ -53,13 +54,23 @@ def milliseconds(seconds: float) -> str:
     return f"{ms:.{digits}f}"
 
 
+def size(count: int) -> str:
+    """Bytes in the unit that reads best, three digits.
+
+    >>> size(176), size(3 * 2**19)
+    ('176 B', '1.5 MiB')
+    """
+    unit, name = next(((u, n) for u, n in UNITS if count >= u), UNITS[-1])
+    return f"{count / unit:.3g} {name}"
+
+
 def render(race: Race) -> Iterator[str]:
     """The lines for one problem."""
     problem = race.problem
     dtype = str(problem.inputs[0].dtype).removeprefix("torch.")
     yield (
         f"{problem.name}: {problem.size}, {dtype}; one call of f "
-        f"{milliseconds(race.function.median_s)} ms, result {race.result_bytes / MIB:.3g} MiB"
+        f"{milliseconds(race.function.median_s)} ms, result {size(race.result_bytes)}"
     )
     yield from ("  " + line for line in aligned([HEADINGS, *map(_cells, race.rows)]))
     for row in race.rows:
@@ -77,7 +88,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         milliseconds(row.samples.median_s),
         "-" if math.isnan(spread) else f"{100 * spread:.0f}",
         f"{row.ratio:.2f}",
-        f"{row.facts.peak_bytes / MIB:.3g}" if whole else "-",
+        size(row.facts.peak_bytes) if whole else "-",
         str(row.facts.calls),
         f"{row.facts.error:.0e}",
         "; ".join(map(_how, row.facts.runs)),

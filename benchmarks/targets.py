@@ -43,10 +43,10 @@ class Verdict:
 _PROMISES = {
     "": (),
     "small": (
-        ("functional", (LOOP,), SMALL_LIMIT),
-        ("functional vectorized", (VECTORIZED,), SMALL_LIMIT),
+        ("loop", (LOOP,), SMALL_LIMIT),
+        ("vectorized", (VECTORIZED,), SMALL_LIMIT),
     ),
-    "large": (("torch.func", (FUNC,), LARGE_LIMIT), ("functional", (LOOP,), LOOP_LIMIT)),
+    "large": (("torch.func", (FUNC,), LARGE_LIMIT), ("loop", (LOOP,), LOOP_LIMIT)),
 }
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "forward_grad_enabled",
     "forward_grad_is_enabled",
     "gradient_bytes",
+    "has_numbers",
     "inside_transform",
     "is_grad_switch",
     "is_wrapped",
@@ -56,12 +57,13 @@ def jvp_with_argnums(
     func: Callable[..., Any],
     args: tuple[Any, ...],
     tangents: Any,
-    argnums: int | tuple[int, ...],
+    argnums: int | tuple[int, ...] | None,
     *,
     has_aux: bool,
 ) -> Any:
     """`torch.func.jvp` with respect to some arguments, the others wrapped at the same level."""
-    load_jvp_decompositions()
+    if not torch.compiler.is_compiling():
+        load_jvp_decompositions()
     return _jvp_with_argnums(func, args, tangents, argnums, has_aux=has_aux)
 
 
@@ -77,6 +79,11 @@ def load_jvp_decompositions() -> None:
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether `tensor` belongs to a transform of `torch.func`, and has no memory of its own."""
     return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether `tensor` is an ordinary one, not of a subclass (fake ones, proxies) nor on meta."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta
 
 
 def inside_transform() -> bool:
@@ -119,6 +126,15 @@ def fast_backward(
     Returns:
         One gradient per input, None where there is no path.
     """
+    if torch.overrides.has_torch_function((*outputs, *inputs)):
+        return torch.autograd.grad(
+            outputs,
+            inputs,
+            cotangents,
+            retain_graph=retain_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
     return _engine.run_backward(
         tuple(outputs),
         tuple(cotangents),
@@ -147,7 +163,8 @@ def push_forward(
     Returns:
         One tangent per output, None where nothing moves.
     """
-    load_jvp_decompositions()
+    if not torch.compiler.is_compiling():
+        load_jvp_decompositions()
     # Inside another jvp its dual level serves; levels of torch.func keep the two apart.
     outermost = forward_ad._current_level < 0
     with (

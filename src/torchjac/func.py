@@ -5,12 +5,14 @@ What PyTorch cannot batch is an error here, as in `torch.func`; `torchjac.jacobi
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.randomness import random_state
 from torchjac._evaluate.seeds import joint_basis
 from torchjac._torch import jvp_with_argnums, pytree, slice_argnums, vjp_with_argnums
 
@@ -65,7 +67,9 @@ def jacrev(
             seeds = pytree.tree_unflatten(list(cotangents), output_spec)
             return tuple(pytree.tree_leaves(pullback(seeds)))
 
-        rows = _sweep(pull, outputs, chunk_size, "error", in_place=_preallocate_and_copy)
+        rows = _sweep(
+            pull, outputs, chunk_size, "error", in_place=_preallocate_and_copy, unbatched=True
+        )
         cut = [row.split([output.numel() for output in outputs]) for row in rows]
         blocks = [
             [part[i].reshape(output.shape + x.shape) for part, x in zip(cut, primals, strict=True)]
@@ -79,7 +83,7 @@ def jacrev(
 
 def jacfwd(
     func: Callable[..., Any],
-    argnums: Argnums = 0,
+    argnums: Argnums | None = 0,
     has_aux: bool = False,
     *,
     randomness: str = "error",
@@ -91,10 +95,10 @@ def jacfwd(
 
     Args:
         func: Takes Tensors or pytrees and returns Tensors or pytrees of them.
-        argnums: Which argument, or tuple of arguments, to differentiate by.
+        argnums: Which argument, or tuple of arguments, to differentiate by; None: all.
         has_aux: `func` returns (output, aux) and aux is handed through.
         randomness: What a random op in `func` does: "error", "same" or "different".
-        chunk_size: Columns per pass; None: all in one; 1: no vmap at all.
+        chunk_size: Columns per pass; None: all in one.
 
     Returns:
         A function with the arguments of `func` that returns the Jacobian, outputs outside,
@@ -114,7 +118,8 @@ def jacfwd(
     @wraps(func)
     def wrapped(*args: Any) -> Any:
         _check_real("jacfwd", "inputs", args)
-        primals, primals_spec = pytree.tree_flatten(slice_argnums(args, argnums))
+        moving = args if argnums is None else slice_argnums(args, argnums)
+        primals, primals_spec = pytree.tree_flatten(moving)
         specs: list[Any] = []
 
         def push(*tangents: Tensor) -> tuple[Tensor, ...]:
@@ -126,7 +131,7 @@ def jacfwd(
             specs[:] = [spec, aux_spec, len(flat)]
             return tuple(flat + extra)
 
-        columns = _sweep(push, primals, chunk_size, randomness, in_place=False)
+        columns = _sweep(push, primals, chunk_size, randomness)
         spec, aux_spec, count = specs
         cut = [c.movedim(0, -1).split([x.numel() for x in primals], -1) for c in columns[:count]]
         blocks = [
@@ -201,20 +206,24 @@ def _sweep(
     chunk_size: int | None,
     randomness: str,
     *,
-    in_place: bool,
+    in_place: bool = False,
+    unbatched: bool = False,
 ) -> list[Tensor]:
     """Apply `product` to every row of the identity over `seeded`, chunk by chunk."""
     total = sum(t.numel() for t in seeded)
     size = chunk_size or max(total, 1)
     results: list[Tensor] = []
     pieces: list[tuple[Tensor, ...]] = []
+    # One mask for all columns, not one for each chunk.
+    replayed = random_state(seeded).replayed if randomness == "same" else nullcontext
     for start in range(0, max(total, 1), size):
         stop = min(start + size, total)
         seeds = joint_basis(seeded, start, stop)
-        if chunk_size == 1:
+        if unbatched and chunk_size == 1 and total:
             part = tuple(t.unsqueeze(0) for t in product(*(seed[0] for seed in seeds)))
         else:
-            part = torch.vmap(product, randomness=randomness)(*seeds)
+            with replayed() if start else nullcontext():
+                part = torch.vmap(product, randomness=randomness)(*seeds)
         if stop == total and not start:
             return list(part)
         if in_place:
@@ -226,7 +235,9 @@ def _sweep(
     return results or [torch.cat(column) for column in zip(*pieces, strict=True)]
 
 
-def _nest(blocks: list[list[Tensor]], output_spec: Any, primals_spec: Any, argnums: Argnums) -> Any:
+def _nest(
+    blocks: list[list[Tensor]], output_spec: Any, primals_spec: Any, argnums: Argnums | None
+) -> Any:
     rows: Iterator[Any] = (pytree.tree_unflatten(row, primals_spec) for row in blocks)
     if isinstance(argnums, int):
         rows = (row[0] for row in rows)

@@ -24,7 +24,7 @@ from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, leaf_of, re
 from torchjac._inputs.signature import Outputs
 from torchjac._inputs.tuples import Tensors, as_tuple, restore, vector
 from torchjac._torch import inside_transform
-from torchjac.errors import ShapeError
+from torchjac.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"]
 
@@ -225,7 +225,7 @@ def jacobian(
 ) -> Any:
     """Jacobian of a function at a point.
 
-    J[i][j] = d func(inputs)[i] / d inputs[j]
+    `J[i][j] = d func(inputs)[i] / d inputs[j]`
 
     Args:
         func: Takes Tensors and returns a Tensor or a tuple of Tensors.
@@ -272,9 +272,12 @@ def jacobian(
                 "Please either set `strict=False` or "
                 "`vectorize=False`."
             )
+        if not vectorize:
+            _check_real(tape.outputs.tensors)
         options = Options(create_graph=create_graph, strict=strict, quiet=True)
         blocks = differentiate_existing("functional.jacobian", tape, options)
-    return restore([restore(row, is_inputs_tuple) for row in blocks], is_outputs_tuple)
+        rows = [restore([block.contiguous() for block in row], is_inputs_tuple) for row in blocks]
+    return restore(rows, is_outputs_tuple)
 
 
 def hessian(
@@ -287,7 +290,7 @@ def hessian(
 ) -> Any:
     """Hessian of a scalar function at a point: the Jacobian of its gradient.
 
-    H[i][j] = d^2 func(inputs) / (d inputs[i] d inputs[j])
+    `H[i][j] = d^2 func(inputs) / (d inputs[i] d inputs[j])`
 
     Args:
         func: Takes Tensors and returns a Tensor with one element.
@@ -348,8 +351,23 @@ def _check_forward(create_graph: bool, strict: bool, vectorize: bool) -> None:
         )
 
 
+def _check_real(outputs: Sequence[Tensor]) -> None:
+    """Refuse what PyTorch's loop over rows refuses, where the derivative is ambiguous."""
+    for output in outputs:
+        if output.is_complex() and output.requires_grad and output.numel():
+            raise ArgumentTypeError(
+                "grad can be implicitly created only for real scalar outputs but got "
+                f"{output.dtype}"
+            )
+
+
 def _jacobian_forward(func: Callable[..., Any], inputs: Tensors) -> Any:
     is_inputs_tuple, given = as_tuple(inputs, "inputs", "jacobian")
+    for x in given:
+        if not (x.is_floating_point() or x.is_complex()):
+            raise ArgumentError(
+                f"Expected primal to be floating point or complex, but got: {x.dtype}"
+            )
     kinds: list[bool] = []
 
     def evaluate(copies: list[Tensor]) -> tuple[Tensor, ...]:
@@ -462,9 +480,9 @@ def _grad(
     )
 
 
-def _finish(values: Sequence[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
+def _finish(values: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
     """Results without a history that nobody asked for."""
-    return tuple(values) if create_graph else tuple([value.detach() for value in values])
+    return values if create_graph else [value.detach() for value in values]
 
 
 def _construct_standard_basis_for(  # pyright: ignore[reportUnusedFunction]

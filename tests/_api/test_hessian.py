@@ -420,6 +420,7 @@ def test_a_differentiable_jacobian_has_the_right_derivative(name, strategy):
 
 @every_treacherous
 @every_strategy
+@pytest.mark.filterwarnings("ignore::torchjac.errors.DisagreementWarning")
 def test_a_jacobian_of_a_jacobian_is_the_second_derivative(name, strategy):
     func, x = heightened(name), RAMP[:4]
 

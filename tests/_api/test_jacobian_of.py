@@ -263,6 +263,7 @@ class DetachingSine(torch.autograd.Function):
         return cotangent.detach() * x.cos()
 
 
+@pytest.mark.filterwarnings("ignore::torchjac.errors.TorchjacWarning")
 def test_a_backward_pass_that_has_no_derivative_does_not_make_columns_of_zeros():
     x = leaf(1.0, 2.0)
     steps = torch.arange(20, dtype=torch.float64)

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchjac._api.jacobian import batch_jacobian, jacobian
 from torchjac._api.solve import read_call
 from torchjac._evaluate.diagonal import diagonal_entries
+from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.options import Options
+from torchjac._evaluate.samples import differentiate_samples
 from torchjac._evaluate.second import laplacian_of
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._inputs.signature import Signature
@@ -209,17 +210,18 @@ def curl(
             f"{api}: a point must have shape (3,) or (2,), got {tuple(point)} from `inputs` of "
             f"shape {tuple(inputs.shape)} and batch_dim={batch_dim}."
         )
+    options = Options(create_graph)
     if batch_dim is None:
-        jac = jacobian(func, inputs, create_graph)
+        outputs, blocks = differentiate(signature, options)
     else:
-        jac = batch_jacobian(
-            func, inputs, in_dim=batch_dim, out_dim=batch_dim, create_graph=create_graph
-        )
-    if not isinstance(jac, Tensor) or list(jac.shape[-2:]) != [*point, *point]:
+        batch = BatchDims(batch_dim, batch_dim)
+        outputs, blocks = differentiate_samples(signature, options, batch, func)
+    if [tuple(t.shape) for t in outputs.tensors] != [tuple(inputs.shape)]:
         raise ShapeError(
             f"{api}: `func` must return one tensor with the shape of its input, "
-            f"{tuple(inputs.shape)}."
+            f"{tuple(inputs.shape)}; got {[tuple(t.shape) for t in outputs.tensors]}."
         )
+    jac = blocks[0][0]
     skew = jac.mT - jac  # skew[..., i, j] = d f[j] / d x[i] - d f[i] / d x[j]
     if point == [2]:
         return skew[..., 0, 1]

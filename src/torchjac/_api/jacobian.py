@@ -232,10 +232,10 @@ def batch_jacobian(
 
 
 def _permuted(api: str, block: Tensor, axes: Sequence[int]) -> Tensor:
-    if sorted(axes) != list(range(block.dim())):
+    if not isinstance(axes, list | tuple) or set(axes) != set(range(block.dim())):
         raise ArgumentError(
             f"{api}: `axes` must be a permutation of the {block.dim()} axes of a result of shape "
-            f"{tuple(block.shape)}, got {tuple(axes)}."
+            f"{tuple(block.shape)}, got {axes!r}."
         )
     return block.permute(*axes)
 

@@ -69,7 +69,7 @@ def diagonal_entries(
         return torch.zeros_like(x)
     if dim is None:
         return entries.reshape(x.shape)
-    sample = x.select(dim, 0).shape
+    sample = [size for axis, size in enumerate(x.shape) if axis != dim]
     return entries.reshape(*sample, x.shape[dim]).movedim(-1, dim)
 
 
@@ -77,7 +77,7 @@ def linearized(signature: Signature, options: Options) -> Linearized:
     """The function recorded, inside a transform of `torch.func` or outside."""
     if inside_transform():
         return record_in_transform(signature.evaluate, signature.leaves)
-    return evaluate(signature, options, always_record=True).recorded()
+    return evaluate(signature, options, keep_graph=True).recorded()
 
 
 def best_rung(
@@ -132,8 +132,8 @@ def _entries(tape: Linearized, dim: int | None, stacked: bool, create_graph: boo
         if rows is None:
             return [None]
         if dim is None:
-            return [rows.reshape(stop - start, x.numel()).diagonal(start)]
-        rows = rows.movedim(dim + 1, 1).flatten(2) if x.dim() > 1 else rows.unsqueeze(-1)
-        return [rows.diagonal(start, 0, 2).movedim(-1, 0)]
+            return [rows.reshape(stop - start, x.numel()).diagonal(start).clone()]
+        rows = rows.movedim(dim + 1, 1).reshape(stop - start, x.shape[dim], seed_count(x, dim))
+        return [rows.diagonal(start, 0, 2).movedim(-1, 0).clone()]
 
     return run

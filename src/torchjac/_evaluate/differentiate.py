@@ -1,7 +1,6 @@
 """The evaluation as a whole: record, choose, climb down the ladder, check, hand over."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -24,14 +23,15 @@ from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publi
 from torchjac._evaluate.reverse import reverse_at_once
 from torchjac._evaluate.seeds import BatchDims
 from torchjac._evaluate.strict import check_dependence
-from torchjac._evaluate.tape import Linearized, Tape, grad_recorded, outside_inference_mode, record
+from torchjac._evaluate.sweep import Chunks
+from torchjac._evaluate.tape import Linearized, Tape, outside_inference_mode, record
 from torchjac._evaluate.transform import differentiate_in_transform
 from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
-from torchjac._torch import inside_transform, node_names
+from torchjac._torch import has_numbers, inside_transform, node_names
 from torchjac.errors import (
     ChangedFunctionError,
     DisagreementWarning,
@@ -66,7 +66,8 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     tape, outputs = point.tape, point.outputs
     rows = sum([output.numel() for output in outputs.tensors])
     columns = sum([leaf.numel() for leaf in leaves])
-    rows_only = signature.holomorphic or options.create_graph
+    # Columns must face a witness, which needs numbers; and none must be differentiated again.
+    rows_only = signature.holomorphic or options.create_graph or not all(map(has_numbers, leaves))
     choice = choose(options.strategy, columns, rows, rows_only=rows_only)
     bound = blocks = None
     if tape is not None:
@@ -83,7 +84,7 @@ def differentiate(signature: Signature, options: Options) -> Solution:
             blocks = compute(work, choice)
             outputs = work.outputs
     if columns and not (options.quiet or options.allow_constant):
-        _look_for_zeros(signature.api, outputs, blocks)
+        look_for_zeros(signature.api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, leaves))
 
 
@@ -131,13 +132,13 @@ class Point(NamedTuple):
         )
 
 
-def evaluate(signature: Signature, options: Options, *, always_record: bool = False) -> Point:
+def evaluate(signature: Signature, options: Options, *, keep_graph: bool = False) -> Point:
     """Evaluate the function once.
 
     Args:
         signature: The function and where to differentiate it.
         options: How.
-        always_record: Keep the graph even if forward mode was asked for.
+        keep_graph: Keep the graph even if forward mode was asked for.
 
     Returns:
         Everything that is known of the function at this point.
@@ -146,10 +147,6 @@ def evaluate(signature: Signature, options: Options, *, always_record: bool = Fa
     watch = None if options.quiet else Watch(signature.api)
     graph = options.create_graph
     held_bytes = 0
-    if options.strategy == "forward-mode" and not (graph or options.strict or always_record):
-        outputs = _value(signature, watch)
-        if outputs is not None:
-            return Point(signature, state, None, outputs, 0)
     if isinstance(options.memory, int):
         with MemoryMeter() as meter:
             tape = record(signature, create_graph=graph, watch=watch)
@@ -161,21 +158,15 @@ def evaluate(signature: Signature, options: Options, *, always_record: bool = Fa
         signature = with_math_attention(signature)
         with state.replayed():
             tape = record(signature, create_graph=True)
+    if options.strategy == "forward-mode" and not (graph or options.strict or keep_graph):
+        outputs = tape.outputs  # forward mode needs the value alone
+        detached = outputs._replace(tensors=tuple([t.detach() for t in outputs.tensors]))
+        return Point(signature, state, None, detached, 0)
     return Point(signature, state, tape, tape.outputs, held_bytes)
 
 
-def _value(signature: Signature, watch: Watch | None) -> Outputs | None:
-    """The value alone, or None where the function takes gradients of its own by its inputs."""
-    try:
-        with grad_recorded(), watch or nullcontext():
-            return signature.evaluate([leaf.detach().clone() for leaf in signature.leaves])
-    except RuntimeError as error:
-        if "does not require grad" in str(error):
-            return None
-        raise
-
-
-def _look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:
+def look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:
+    """Warn of outputs that no path leads to."""
     for i, (output, row) in enumerate(zip(outputs.tensors, blocks, strict=True)):
         if output.numel() and all(block is None for block in row):
             warn(
@@ -222,6 +213,12 @@ def compute(work: Work, choice: Choice) -> Blocks:
 def _confirmed(work: Work, witness: Witness, blocks: Blocks) -> bool:
     if witness.agrees(blocks):
         return True
+    warn_of_disagreement(work)
+    return False
+
+
+def warn_of_disagreement(work: Work) -> None:
+    """Say that forward mode was given up for reverse mode."""
     if not work.options.quiet:
         warn(
             f"{work.signature.api}: forward and reverse mode disagree for this function, as with "
@@ -229,7 +226,6 @@ def _confirmed(work: Work, witness: Witness, blocks: Blocks) -> bool:
             "is that of reverse mode; `torchjac.check` shows the numbers.",
             DisagreementWarning,
         )
-    return False
 
 
 def climb(work: Work, choice: Choice) -> Blocks:
@@ -246,7 +242,9 @@ def climb(work: Work, choice: Choice) -> Blocks:
     if refusals and not work.options.quiet:
         warn(explain_refusals(work.signature.api, rung, refusals), FallbackWarning)
     if is_listened_to():
-        publish(_evaluation(work, choice, rung), refusals)
+        seeds = work.seeds(rows=rung.mode == "reverse-mode")
+        told = evaluation(work.signature.api, rung, choice.why, seeds, work.chunks)
+        publish(told, refusals)
     if choice.mode == "forward-mode" and work.options.strategy == "auto":
         # What a block is, dtype and device, must not depend on the mode that was chosen here.
         leaves = work.signature.leaves
@@ -263,14 +261,14 @@ def explain_refusals(api: str, rung: Rung[Any], refusals: Sequence[Refusal]) -> 
     return f"{api}: computed by {rung.name}, since PyTorch cannot take a faster way ({reasons})."
 
 
-def _evaluation(work: Work, choice: Choice, rung: Rung[Blocks]) -> Evaluation:
-    chunks = work.chunks
+def evaluation(api: str, rung: Rung[Any], why: str, seeds: int, chunks: Chunks) -> Evaluation:
+    """What is told of a Jacobian that was computed."""
     return Evaluation(
-        api=work.signature.api,
+        api=api,
         mode=rung.mode,
         method=rung.method,
-        why=choice.why,
-        seeds=work.seeds(rows=rung.mode == "reverse-mode"),
+        why=why,
+        seeds=seeds,
         passes=chunks.passes,
         chunk_size=chunks.largest,
         seed_bytes=chunks.seed_bytes,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.strict import fill_missing, require_grad
+from torchjac._inputs.selection import copied_tensors
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import inside_transform, pytree
 from torchjac.errors import ShapeError
@@ -41,12 +42,12 @@ def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
     def call(leaves: Sequence[Tensor]) -> Any:
         if inside_transform():
             return _gradient_in_transform(signature, leaves)
-        return gradient(signature.evaluate(leaves), leaves)
+        return gradient(signature.evaluate(copied_tensors(list(leaves))), leaves)
 
     def recall(leaves: Sequence[Tensor]) -> Any:
         if inside_transform():
             return _gradient_in_transform(signature, leaves)
-        return gradient(signature.replay(leaves), leaves)
+        return gradient(signature.replay(copied_tensors(list(leaves))), leaves)
 
     return signature._replace(call=call, recall=recall, has_aux=True)
 
@@ -91,7 +92,7 @@ def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> An
     held: list[Any] = []
 
     def value(*inner: Tensor) -> tuple[Tensor, list[Tensor]]:
-        outputs = signature.replay(inner)
+        outputs = signature.replay(copied_tensors(list(inner)))
         flat, spec = pytree.tree_flatten(outputs.aux)
         held[:] = [flat, spec]
         return scalar(signature.api, outputs), [t for t in flat if isinstance(t, Tensor)]

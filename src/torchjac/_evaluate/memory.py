@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from torchjac._evaluate.seeds import BatchDims, seed_count
-from torchjac._torch import TorchDispatchMode, gradient_bytes
+from torchjac._torch import TorchDispatchMode, gradient_bytes, pytree
 from torchjac.errors import MemoryBudgetError
 
 MIB = 2**20
@@ -71,7 +71,9 @@ class MemoryMeter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        # Some ops crash the interpreter on PyTorch's implicit zeros under any dispatch mode.
+        real, named = pytree.tree_map(_materialized, (args, kwargs or {}))
+        result = func(*real, **named)
         for value in result if isinstance(result, list | tuple) else (result,):
             if isinstance(value, Tensor) and value.layout is torch.strided:
                 self._note(value)
@@ -95,6 +97,12 @@ class MemoryMeter(TorchDispatchMode):
         self._alive = {k: entry for k, entry in self._alive.items() if not entry[0].expired()}
         self._live_bytes = sum(size for _, size in self._alive.values())
         return self._live_bytes
+
+
+def _materialized(value: Any) -> Any:
+    if isinstance(value, Tensor) and value._is_zerotensor():
+        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

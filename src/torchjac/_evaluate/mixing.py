@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
 from torchjac._evaluate.witness import close, random_like
-from torchjac._inputs.closure import reachable
-from torchjac.errors import MixedSamplesError
+from torchjac._inputs.closure import held_modules
+from torchjac._torch import inside_transform
+from torchjac.errors import ArgumentError, MixedSamplesError
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -28,71 +29,74 @@ def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: B
         batch: Axes of samples.
 
     Raises:
-        MixedSamplesError: They are not.
+        ArgumentError: The call is inside a transform, where nothing can be checked.
     """
-    plain, weighed = [], []
-    samples = [output.detach().select(batch.outputs, 0) for output in tape.outputs.tensors]
-    first = tape.outputs.tensors[0].detach()
-    (weights,) = random_like([first.new_empty(first.shape[batch.outputs])], seed=1)
-    for output, sample in zip(tape.outputs.tensors, random_like(samples), strict=True):
-        plain.append(sample.unsqueeze(batch.outputs).expand_as(output))
+    if inside_transform():
+        raise ArgumentError(
+            f"{api}: a batch cannot be checked for mixing samples inside a torch.func transform. "
+            "Call it outside, or without `batch_dim` for one sample."
+        )
+    outputs = [output.detach() for output in tape.outputs.tensors]
+    if any(output.shape[batch.outputs] < 2 for output in outputs):
+        return  # nothing to mix
+    samples = [output.select(batch.outputs, 0) for output in outputs]
+    (weights,) = random_like([outputs[0].new_empty(outputs[0].shape[batch.outputs])], seed=1)
+    for i, (output, sample) in enumerate(zip(outputs, random_like(samples), strict=True)):
+        plain = sample.unsqueeze(batch.outputs).expand_as(output)
         shape = [-1 if d == batch.outputs else 1 for d in range(output.dim())]
-        weighed.append(plain[-1] * weights.to(sample).reshape(shape))
-    which = range(len(plain))
-    ones, others = (
-        tape.pull(which, seeds, stacked=False, create_graph=False) for seeds in (plain, weighed)
-    )
-    for g, w in zip(ones, others, strict=True):
-        if g is None or w is None:
-            continue
-        g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
-        if not close(g * weights.to(g).unsqueeze(1), w):
-            raise MixedSamplesError(mixed_samples(api, func, tape, batch))
+        weighed = plain * weights.to(sample).reshape(shape)
+        ones, others = (
+            tape.pull([i], [seed], stacked=False, create_graph=False) for seed in (plain, weighed)
+        )
+        for g, w in zip(ones, others, strict=True):
+            if g is None or w is None:
+                continue
+            g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
+            pairs = zip(g * weights.to(g).unsqueeze(1), w, strict=True)
+            if not all(close(a, b) for a, b in pairs):
+                refuse_if_mixed(api, func, tape, batch)
+                return
 
 
-def mixed_samples(api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> str:
-    """The message that names what mixes the samples."""
-    return (
-        f"{api}: the samples are not independent: {cause_of_mixing(func, tape, batch)}. "
-        "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
-    )
-
-
-def cause_of_mixing(func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> str:
-    """Name what mixes the samples.
+def refuse_if_mixed(api: str, func: Callable[..., Any], tape: Linearized, batch: BatchDims) -> None:
+    """Look for a sample that depends on another one, exactly, and name the cause.
 
     Args:
+        api: Name of the public function, for messages.
         func: The user's function.
         tape: Its record.
         batch: Axes of samples.
 
-    Returns:
-        One or two sentences.
+    Raises:
+        MixedSamplesError: There is one.
     """
-    found = ", ".join(_training_norms(func))
-    if found:
-        return (
-            f"batch normalisation in training mode ({found}) uses the mean of the whole batch. "
-            "Call .eval() on the module first"
-        )
     for i, output in enumerate(tape.outputs.tensors):
         pair = _first_pair(tape, i, output, batch)
-        if pair is not None:
-            return (
-                f"output {i} of sample {pair[0]} depends on input {pair[1]} of sample {pair[2]}. "
-                "Look for a reduction, a normalisation or a reshape over the batch axis, or "
-                "wrong `in_dim` or `out_dim`"
+        if pair is None:
+            continue
+        norms = ", ".join(_batch_norms(func))
+        cause = (
+            f"output {i} of sample {pair[0]} depends on input {pair[1]} of sample {pair[2]}. "
+            "Look for a reduction, a normalisation or a reshape over the batch axis, or a wrong "
+            "axis of samples"
+        )
+        if norms:
+            cause = (
+                f"batch normalisation in training mode ({norms}) uses the mean of the whole "
+                "batch. Call .eval() on the module first, or let it track running statistics"
             )
-    return "the outputs of a sample depend on other samples"
+        raise MixedSamplesError(
+            f"{api}: the samples are not independent: {cause}. "
+            "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
+        )
 
 
-def _training_norms(func: Callable[..., Any]) -> Iterator[str]:
-    values = [("", func), *reachable(func)]
-    for prefix, module in values:
-        if isinstance(module, nn.Module):
-            for name, part in module.named_modules(prefix=prefix):
-                if isinstance(part, _BATCH_NORMS) and (part.training or part.running_mean is None):
-                    yield name or type(part).__name__
+def _batch_norms(func: Callable[..., Any]) -> Iterator[str]:
+    """Names of the layers that use statistics of the batch."""
+    for module in held_modules(func):
+        for name, part in module.named_modules():
+            if isinstance(part, _BATCH_NORMS) and (part.training or part.running_mean is None):
+                yield name or type(part).__name__
 
 
 def _first_pair(

@@ -16,6 +16,7 @@ from torchjac._evaluate.seeds import (
 )
 from torchjac._evaluate.sweep import Chunks, Pass, owned, sweep
 from torchjac._evaluate.tape import Linearized
+from torchjac._torch import has_numbers
 
 
 def reverse(
@@ -44,7 +45,7 @@ def reverse(
     dim = None if batch is None else batch.outputs
     counts = [seed_count(output, dim) for output in outputs]
     chunks.progress.expect(sum(counts))
-    if batch is None and are_many_and_small(counts):
+    if batch is None and not create_graph and are_many_and_small(counts):
         run = _rows(tape, range(len(outputs)), None, stacked=stacked, create_graph=create_graph)
         rows = sweep(sum(counts), run, chunks, differentiable=create_graph)
         if not _are_polluted(rows):
@@ -104,7 +105,7 @@ def reverse_at_once(tape: Linearized, *, create_graph: bool) -> Blocks:
         As `reverse`.
     """
     outputs = tape.outputs.tensors
-    if len(outputs) > FEW:
+    if len(outputs) > FEW and not create_graph:  # together, constants would get a graph
         total = sum([output.numel() for output in outputs])
         run = _rows(tape, range(len(outputs)), None, stacked=True, create_graph=create_graph)
         rows = owned(run(0, total), create_graph)
@@ -134,4 +135,5 @@ def _block_row(tape: Linearized, i: int, create_graph: bool) -> list[Tensor | No
 
 def _are_polluted(rows: Sequence[Tensor | None]) -> bool:
     """Whether 0 * inf in the passes of other outputs may have left NaN in the rows of one."""
-    return any([bool(row.isnan().any()) for row in rows if row is not None])
+    known = [row for row in rows if row is not None and has_numbers(row)]
+    return any([bool(row.isnan().any()) for row in known])

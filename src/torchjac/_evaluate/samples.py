@@ -7,9 +7,16 @@ from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.choose import Choice, choose
-from torchjac._evaluate.differentiate import Solution, climb, evaluate, filled
+from torchjac._evaluate.differentiate import (
+    Solution,
+    climb,
+    evaluate,
+    filled,
+    look_for_zeros,
+    warn_of_disagreement,
+)
 from torchjac._evaluate.memory import bound_of_seed, is_negligible, result_bytes
-from torchjac._evaluate.mixing import mixed_samples
+from torchjac._evaluate.mixing import refuse_if_mixed
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import is_listened_to
@@ -17,7 +24,8 @@ from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._inputs.signature import Signature
-from torchjac.errors import MixedSamplesError, ShapeError
+from torchjac._torch import inside_transform
+from torchjac.errors import ArgumentError, ShapeError
 
 
 @outside_inference_mode
@@ -39,15 +47,20 @@ def differentiate_samples(
         The value and blocks[i][j], shape (B, *output i of one sample, *input j of one sample).
 
     Raises:
-        MixedSamplesError: The samples are not independent.
+        ArgumentError: The call is inside a transform, where nothing can be checked.
         ShapeError: An axis of samples is missing or of another length.
     """
     api = signature.api
+    if inside_transform():
+        raise ArgumentError(
+            f"{api}: cannot be checked for mixing samples inside a torch.func transform. Call it "
+            "outside, or transform `torchjac.jacobian` of one sample."
+        )
     size = _batch_size(api, signature.leaves, batch.inputs)
-    point = evaluate(signature, options, always_record=True)
+    point = evaluate(signature, options, keep_graph=True)
     tape, outputs = point.recorded(), point.outputs
     for i, output in enumerate(outputs.tensors):
-        _check_axis(api, f"output {i}", output, "out_dim", batch.outputs, size)
+        check_axis(api, f"output {i}", output, "out_dim", batch.outputs, size)
     rows = sum([seed_count(output, batch.outputs) for output in outputs.tensors])
     columns = sum([seed_count(leaf, batch.inputs) for leaf in signature.leaves])
     choice = choose(options.strategy, columns, rows)
@@ -62,10 +75,13 @@ def differentiate_samples(
         with Progress(shown=options.progress, label=api) as progress:
             work = point.work(options, batch, bound, progress)
             blocks = climb(work, choice)
-            if not witness.agrees(blocks, batch) and choice.mode == "forward-mode":
+            if choice.mode == "forward-mode" and not witness.agrees(blocks, batch):
                 blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
+                if witness.agrees(blocks, batch):
+                    warn_of_disagreement(work)
         if not witness.agrees(blocks, batch):
-            raise MixedSamplesError(mixed_samples(api, func, tape, batch))
+            refuse_if_mixed(api, func, tape, batch)
+    look_for_zeros(api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, signature.leaves, batch))
 
 
@@ -81,11 +97,12 @@ def _at_once(tape: Tape, batch: BatchDims, *, create_graph: bool) -> Blocks | No
 def _batch_size(api: str, leaves: tuple[Tensor, ...], dim: int) -> int:
     size = -1
     for j, leaf in enumerate(leaves):
-        size = _check_axis(api, f"input {j}", leaf, "in_dim", dim, size)
+        size = check_axis(api, f"input {j}", leaf, "in_dim", dim, size)
     return size
 
 
-def _check_axis(api: str, place: str, tensor: Tensor, name: str, dim: int, size: int) -> int:
+def check_axis(api: str, place: str, tensor: Tensor, name: str, dim: int, size: int) -> int:
+    """Refuse a tensor without an axis of `size` samples (-1: any), and return the size."""
     if tensor.dim() <= dim:
         raise ShapeError(
             f"{api}: {place} has no axis {name}={dim}: expected samples along it, got shape "

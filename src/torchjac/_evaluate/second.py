@@ -6,6 +6,7 @@ rules of some ops (solve, det, layer_norm) have a wrong derivative.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 from torchjac._evaluate.diagonal import diagonal_entries, linearized
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
+from torchjac._evaluate.randomness import random_state
+from torchjac._evaluate.samples import check_axis
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized, outside_inference_mode
+from torchjac._inputs.selection import copied_tensors
 from torchjac._inputs.signature import Signature
 from torchjac._torch import inside_transform
 from torchjac.errors import ShapeError
@@ -41,18 +45,35 @@ def laplacian_of(
     Raises:
         ShapeError: The function returns several tensors.
     """
+    state = random_state(signature.leaves)
     tape = linearized(signature, options)
+    replayed = state.replayed if state.was_used() else nullcontext
+    again = signature.recall
+
+    def same_numbers(leaves: Sequence[Tensor]) -> Any:
+        with replayed():
+            return again(leaves)
+
+    signature = signature._replace(recall=same_numbers)
     if len(tape.outputs.tensors) != 1:
         raise ShapeError(
             f"{signature.api}: `func` must return one tensor, got {len(tape.outputs.tensors)}."
         )
     if batch is not None:
+        size = signature.leaves[0].shape[batch.inputs]
+        check_axis(
+            signature.api, "the output", tape.outputs.tensors[0], "batch_dim", batch.outputs, size
+        )
         refuse_mixing(signature.api, func, tape, batch)
-    return _by_gradients(signature, options, tape, batch)
+    return _by_gradients(signature, options, tape, batch, func)
 
 
 def _by_gradients(
-    signature: Signature, options: Options, tape: Linearized, batch: BatchDims | None
+    signature: Signature,
+    options: Options,
+    tape: Linearized,
+    batch: BatchDims | None,
+    func: Callable[..., Any],
 ) -> Tensor:
     """The trace of the Jacobian of the gradient, one output component at a time."""
     output = tape.outputs.tensors[0]
@@ -62,15 +83,15 @@ def _by_gradients(
             for c in range(output.numel())
         ]
         return torch.stack(parts).reshape(output.shape) if parts else torch.zeros_like(output)
-    sample = output.select(batch.outputs, 0)
+    sample = [size for axis, size in enumerate(output.shape) if axis != batch.outputs]
     parts = [
         rows_of_samples(
-            diagonal_entries(_gradient_of(signature, batch, c), options, batch.inputs, None),
+            diagonal_entries(_gradient_of(signature, batch, c), options, batch.inputs, func),
             batch.inputs,
         ).sum(1)
-        for c in range(sample.numel())
+        for c in range(seed_count(output, batch.outputs))
     ]
-    whole = torch.stack(parts).reshape(*sample.shape, output.shape[batch.outputs])
+    whole = torch.stack(parts).reshape(*sample, output.shape[batch.outputs])
     return whole.movedim(-1, batch.outputs)
 
 
@@ -78,7 +99,7 @@ def _gradient_of(signature: Signature, batch: BatchDims | None, component: int) 
     """The gradient of one component of the output, for all samples, as a function."""
 
     def value(*leaves: Tensor) -> Tensor:
-        output = signature.replay(leaves).tensors[0]
+        output = signature.replay(copied_tensors(list(leaves))).tensors[0]
         if batch is None:
             return output.reshape(-1)[component]
         return rows_of_samples(output, batch.outputs)[:, component].sum()

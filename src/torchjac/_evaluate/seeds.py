@@ -1,5 +1,6 @@
 """Seeds: rows of the standard basis, made a chunk at a time."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def seed_count(tensor: Tensor, dim: int | None) -> int:
     """
     if dim is None:
         return tensor.numel()
-    return tensor.numel() // max(tensor.shape[dim], 1)
+    return math.prod(size for axis, size in enumerate(tensor.shape) if axis != dim)
 
 
 def rows_of_samples(tensor: Tensor, dim: int) -> Tensor:
@@ -77,7 +78,8 @@ def basis(like: Tensor, start: int, stop: int, dim: int | None = None) -> Tensor
     [[[1.0, 0.0], [1.0, 0.0]]]
     """
     if dim is not None:
-        sample = like.detach().select(dim, 0)
+        shape = [size for axis, size in enumerate(like.shape) if axis != dim]
+        sample = torch.empty(shape, dtype=like.dtype, device=like.device)
         seeds = basis(sample, start, stop).unsqueeze(dim + 1)
         return seeds.expand(stop - start, *like.shape)
     count, size = stop - start, like.numel()

@@ -24,8 +24,10 @@ from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.watch import Watch
+from torchjac._evaluate.witness import testify
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import node_names
+from torchjac.errors import ChangedShapeError
 
 METHODS = {True: "vmap", False: "loop"}
 
@@ -106,24 +108,34 @@ class Work:
         return blocks
 
     def _double(self, stacked: bool) -> Blocks:
-        return double_backward(
-            self._recorded(),
-            self._new_chunks(rows=False),
-            stacked=stacked,
-            create_graph=self.options.create_graph,
-            batch=self.batch,
+        tape = self._recorded()
+        chunks = self._new_chunks(rows=False)
+        blocks = double_backward(
+            tape, chunks, stacked=stacked, create_graph=False, batch=self.batch
         )
+        # A backward pass that is not linear in its cotangents has another derivative than the
+        # function, and zero slopes at infinite values lose their NaN.
+        finite = all(bool(b.isfinite().all()) for row in blocks for b in row if b is not None)
+        if not (finite and testify(tape).agrees(blocks, self.batch)):
+            raise NotImplementedError("the derivative of the backward pass is not the Jacobian")
+        return blocks
 
     def _replicated(self) -> Blocks:
         if self.batch is None:
             raise ValueError("a batch is repeated along an axis of samples, and there is none")
-        return replicated(
-            self.signature,
-            self.outputs.tensors,
-            self._new_chunks(rows=True),
-            self.batch,
-            create_graph=self.options.create_graph,
-        )
+        try:
+            blocks = replicated(
+                self.signature,
+                self.outputs.tensors,
+                self._new_chunks(rows=True),
+                self.batch,
+                create_graph=self.options.create_graph,
+            )
+        except ChangedShapeError as error:
+            raise NotImplementedError("the function needs a batch of this size") from error
+        if not testify(self._recorded()).agrees(blocks, self.batch):
+            raise NotImplementedError("copies of the batch are treated differently")
+        return blocks
 
     def _forward(self, stacked: bool, math_attention: bool = False) -> Blocks:
         signature = with_math_attention(self.signature) if math_attention else self.signature
@@ -164,7 +176,9 @@ class Work:
 
     def _new_chunks(self, *, rows: bool, worthwhile_bytes: int = REVERSE_PASS_BYTES) -> Chunks:
         size = result_bytes(self.outputs.tensors, self.signature.leaves, self.batch)
-        small = is_negligible(self.seeds(rows=rows), self.bound_bytes, size)
+        small = self.options.memory is None and is_negligible(
+            self.seeds(rows=rows), self.bound_bytes, size
+        )
         device = self.signature.leaves[0].device
         self.chunks = Chunks(self.budget, size, small, device, self.progress, worthwhile_bytes)
         return self.chunks

@@ -90,8 +90,8 @@ def _check_complex(api: str, place: str, leaf: Tensor, holomorphic: bool) -> Non
     if not holomorphic:
         raise ArgumentTypeError(
             f"{api}: {place} is complex ({leaf.dtype}), and the Jacobian of a complex function is "
-            "one matrix only where the function is holomorphic. If it is, pass holomorphic=True. "
-            "If not, differentiate the real pair: `jacobian(lambda r: torch.view_as_real("
+            "one matrix only where the function is holomorphic. If it is, pass holomorphic=True to "
+            "`torchjac.jacobian`. If not, differentiate the real pair: `jacobian(lambda r: torch.view_as_real("
             "func(torch.view_as_complex(r))), torch.view_as_real(x))`."
         )
 

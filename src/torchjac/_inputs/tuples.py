@@ -38,7 +38,9 @@ def as_tuple(value: Any, name: str, api: str) -> tuple[bool, tuple[Tensor, ...]]
 
 def restore(values: Sequence[Any], is_tuple: bool) -> Any:
     """The inverse of `as_tuple`."""
-    return tuple(values) if is_tuple else values[0]
+    if not is_tuple:
+        return values[0]
+    return values if isinstance(values, tuple) else tuple(values)
 
 
 def vector(
