@@ -34,7 +34,7 @@ class Effort:
     clock: Callable[[], float] = time.perf_counter
 
 
-FULL = Effort(seconds=24.0, fewest=5, most=150, block_s=0.010)
+FULL = Effort(seconds=15.0, fewest=5, most=150, block_s=0.010)
 QUICK = Effort(seconds=2.0, fewest=2, most=30, block_s=0.005)
 
 

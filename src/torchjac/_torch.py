@@ -43,10 +43,13 @@ __all__ = [
     "node_names",
     "push_forward",
     "pytree",
+    "refuse_wrong_batching",
     "slice_argnums",
     "vjp_with_argnums",
 ]
 
+# The rule for a backward pass of torch.cdist with one batched argument mixes up its rows.
+_BATCHED_WRONGLY = ("CdistBackward",)
 _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
 vjp_with_argnums = _vjp_with_argnums
@@ -261,6 +264,17 @@ def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: i
 def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
     """Kinds of nodes in the graph behind `outputs`."""
     return frozenset(type(node).__name__ for node in _nodes(outputs))
+
+
+def refuse_wrong_batching(outputs: Sequence[Tensor]) -> None:
+    """Refuse to batch a graph with a node whose batching rule is wrong, in PyTorch 2.13.
+
+    Raises:
+        NotImplementedError: There is one.
+    """
+    for name in node_names(outputs):
+        if name.startswith(_BATCHED_WRONGLY):
+            raise NotImplementedError(f"the batching rule of {name} gives wrong numbers")
 
 
 def _nodes(outputs: Sequence[Tensor]) -> set[Any]:

@@ -14,7 +14,12 @@ from torch.utils import _pytree as pytree
 
 import torchjac
 from tests.corpus.gaps import MODES_DIFFER
-from torchjac.errors import DisagreementWarning, FallbackWarning, TorchjacWarning
+from torchjac.errors import (
+    DisagreementWarning,
+    FallbackWarning,
+    IndependenceWarning,
+    TorchjacWarning,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -215,6 +220,13 @@ def dtypes(case: Case, *, forward: bool) -> list[torch.dtype]:
     return [y.dtype if forward else x.dtype for y in case.outputs for x in case.inputs]
 
 
+def has_constant_output(case: Case, blocks: Sequence[Tensor]) -> bool:
+    """Whether the derivatives of an output by all inputs are zero."""
+    width = len(case.inputs)
+    rows = [blocks[start : start + width] for start in range(0, len(blocks), width)]
+    return any(not any(block.any() for block in row) for row in rows)
+
+
 class Account:
     """What came of one operation: counts, fallbacks, faults, and whether its gap showed."""
 
@@ -247,13 +259,15 @@ class Account:
                 blocks = pytree.tree_leaves(route.jacobian(case.function, inputs))
             except Exception as error:
                 return f"raised {type(error).__name__}: {error}"
+        expected_warnings = [DisagreementWarning] if self.name in MODES_DIFFER else []
+        if has_constant_output(case, expected):
+            expected_warnings.append(IndependenceWarning)
         for warning in caught:
             if issubclass(warning.category, FallbackWarning):
                 self.fallbacks[f"{label} -> {str(warning.message).partition(': ')[2]}"] += 1
-            elif issubclass(warning.category, DisagreementWarning) and self.name in MODES_DIFFER:
-                continue
             elif issubclass(warning.category, TorchjacWarning):
-                return f"warned {warning.message}"
+                if warning.category not in expected_warnings:
+                    return f"warned {warning.message}"
         found = [block.dtype for block in blocks]
         if found != dtypes(case, forward=route.forward):
             return f"dtypes {found}"

@@ -1,8 +1,9 @@
 """The three-number check: forward mode, reverse mode and a finite difference of one product."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,22 @@ from torchjac._torch import push_forward
 ROUNDING_UNITS = 1e4
 # A difference is believed within this multiple of its own error estimate.
 DOUBT = 10.0
-REFINEMENTS = 4
+ROUNDING_CAP = 1e-2
+# Steps begin here and shrink by 4 down to this many units of the precision.
+FIRST_STEP = 2.0**-5
+STEP_FLOOR = 64.0
+# A jump of the slope, relative to the numbers themselves, that is called a kink.
+KINK = 1e-2
+
+
+class Difference(NamedTuple):
+    """A difference quotient, its estimated error, and how sharply the slope changes."""
+
+    value: float
+    error: float
+    kink: float
+    rounding: float
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +108,19 @@ def check(func: Callable[..., Any], inputs: Any, *, wrt: Wrt = None) -> Report:
     state = random_state(signature.leaves)
     tape = record(signature, create_graph=False)
     notes = ["func draws random numbers; all three start from the same"] * state.was_used()
-    tangents = random_like(signature.leaves)
+    # Each input moves on its own scale.
+    leaves = [x.detach() for x in signature.leaves]
+    pairs = zip(random_like(leaves), leaves, strict=True)
+    tangents = [v * x.abs().clamp(min=1) for v, x in pairs]
     cotangents = random_like(tape.outputs.tensors, seed=1)
     reverse = _by_reverse(tape, cotangents, tangents)
     forward, refusal = _by_forward(signature, state, cotangents, tangents)
     if refusal:
         notes.append(f"no forward mode: {refusal}")
-    difference, error = _by_difference(signature, state, cotangents, tangents)
+    measured = _by_difference(signature, state, cotangents, tangents)
     eps = max(torch.finfo(t.dtype).eps for t in (*signature.leaves, *tape.outputs.tensors))
-    cause = _cause(forward, reverse, difference, error, eps)
-    return Report(forward, reverse, difference, error, not cause, cause, tuple(notes))
+    cause = _cause(forward, reverse, measured, eps)
+    return Report(forward, reverse, measured.value, measured.error, not cause, cause, tuple(notes))
 
 
 def _dot(us: Sequence[Tensor], vs: Sequence[Tensor | None]) -> float:
@@ -135,43 +154,54 @@ def _by_forward(
 
 def _by_difference(
     signature: Signature, state: RandomState, us: Sequence[Tensor], vs: Sequence[Tensor]
-) -> tuple[float, float]:
+) -> Difference:
     """The product from central differences, refined while that helps, and its error."""
 
     def value(t: float) -> tuple[float, float]:
         moved = [x.detach() + t * v for x, v in zip(signature.leaves, vs, strict=True)]
         with state.replayed(), grad_recorded():
-            outputs = signature.replay(moved).tensors
-        size = sum(
-            float((u.double() * y.detach().double()).abs().sum())
-            for u, y in zip(us, outputs, strict=True)
-        )
-        return _dot(us, outputs), size
+            outputs = [y.detach() for y in signature.replay(moved).tensors]
+        pairs = list(zip(us, outputs, strict=True))
+        return _dot(us, outputs), sum(float((u * y).double().abs().sum()) for u, y in pairs)
 
     eps = max(torch.finfo(x.dtype).eps for x in signature.leaves)
-    scale = max([1.0, *(float(x.abs().max()) for x in signature.leaves if x.numel())])
-    h = 8 * eps ** (1 / 3) * scale
-    best = (0.0, float("inf"))
+    base, scale = value(0.0)
+    found: list[Difference] = []
     previous: float | None = None
-    for _ in range(REFINEMENTS + 1):
-        ahead, size = value(h)
-        behind, _ = value(-h)
+    h = FIRST_STEP
+    while h > STEP_FLOOR * eps:
+        (ahead, size), (behind, _) = value(h), value(-h)
         quotient = (ahead - behind) / (2 * h)
-        if previous is not None:
-            error = abs(quotient - previous) + eps * size / h
-            best = min(best, (quotient, error), key=lambda pair: pair[1])
-        previous, h = quotient, h / 3
-    return best
+        rounding = 2 * eps * size / h
+        kink = abs(ahead - 2 * base + behind) / h
+        if previous is not None and math.isfinite(quotient):
+            error = abs(quotient - previous) + rounding
+            found.append(Difference(quotient, error, kink, rounding, scale))
+        previous, h = quotient, h / 4
+    finite = [d for d in found if math.isfinite(d.error)]
+    if not finite:
+        return Difference(math.nan, math.inf, 0.0, 0.0, scale)
+    best = min(finite, key=lambda d: d.error)
+    # Where the function is smooth, the jump of the slope shrinks with h; at a kink it stays.
+    smallest = [d.kink - 4 * d.rounding for d in finite if d.rounding < 0.1 * abs(d.kink)]
+    return best._replace(kink=min(smallest, default=0.0))
 
 
-def _cause(
-    forward: float | None, reverse: float, difference: float, error: float, eps: float
-) -> str:
+def _cause(forward: float | None, reverse: float, measured: Difference, eps: float) -> str:
     """The likely cause of a disagreement, empty where there is none."""
-    size = max(abs(reverse), abs(difference), abs(forward or 0.0))
-    rounding = ROUNDING_UNITS * eps * size
+    difference, error = measured.value, measured.error
+    known = [abs(x) for x in (reverse, forward or 0.0, difference) if math.isfinite(x)]
+    size = max(known, default=0.0)
+    rounding = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * size + eps * measured.scale
     modes_agree = forward is None or abs(forward - reverse) <= rounding
     allowed = rounding + DOUBT * error
+    if not math.isfinite(error) or error > 0.1 * size + eps * measured.scale:
+        return (
+            "no finite difference can be trusted here: the function jumps, or is not defined on "
+            "both sides of the point. Nothing is certified; check at a point inside its domain"
+        )
+    if measured.kink > KINK * size + allowed:
+        return "a point where func has a kink and is not differentiable"
     reverse_true = abs(reverse - difference) <= allowed
     forward_true = forward is None or abs(forward - difference) <= allowed
     if modes_agree and reverse_true:

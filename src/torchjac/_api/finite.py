@@ -64,13 +64,16 @@ def finite_difference(
     _check_arguments(api, func, method, step)
     given, spec = pytree.tree_flatten(as_arguments(inputs))
     is_numpy = any(isinstance(leaf, np.ndarray | np.generic) for leaf in given)
-    leaves = [_to_tensor(leaf).detach() for leaf in given]
-    for k, leaf in enumerate(leaves):
+    if not given:
+        raise ArgumentError(f"{api}: `inputs` holds no tensor to differentiate: got {inputs!r}.")
+    tensors = [_to_tensor(leaf) for leaf in given]
+    for k, leaf in enumerate(tensors):
         check_leaf(api, f"input {k}", leaf, holomorphic=False)
+    leaves = [leaf.detach() for leaf in tensors]
     specs: list[Any] = []
 
     def evaluate(points: list[Tensor]) -> list[Tensor]:
-        values = [p.numpy() for p in points] if is_numpy else points
+        values = [p.numpy() if is_numpy else p for p in points]
         with torch.no_grad():
             result = func(*pytree.tree_unflatten(values, spec))
         outputs, output_spec = pytree.tree_flatten(result)
@@ -100,12 +103,18 @@ def finite_difference(
 def _check_arguments(api: str, func: Any, method: Any, step: Any) -> None:
     check_callable(api, func)
     check_choice(api, "method", method, METHODS)
-    if step is not None and not (isinstance(step, int | float) and step > 0):
+    is_number = isinstance(step, int | float) and not isinstance(step, bool)
+    if step is not None and not (is_number and 0 < step < float("inf")):
         raise ArgumentError(f"{api}: `step` must be a positive number or None, got {step!r}.")
 
 
-def _to_tensor(leaf: Any) -> Any:
-    return torch.as_tensor(leaf) if isinstance(leaf, np.ndarray | np.generic | float) else leaf
+def _to_tensor(value: Any) -> Any:
+    """A tensor of what NumPy or Python made; their floating-point numbers are double precision."""
+    if isinstance(value, float | complex):
+        return torch.tensor(
+            value, dtype=torch.complex128 if isinstance(value, complex) else torch.float64
+        )
+    return torch.as_tensor(value) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _output(api: str, k: int, output: Any) -> Tensor:

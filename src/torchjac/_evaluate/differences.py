@@ -4,20 +4,25 @@ Sources: Nocedal & Wright (2006), Numerical Optimization, chapter 8, for the ste
 (1998), SIAM Review 40(1), for the complex step.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchjac._evaluate.randomness import RandomState
-from torchjac.errors import ArgumentTypeError, ChangedShapeError
+from torchjac._evaluate.witness import random_like
+from torchjac.errors import ArgumentError, ArgumentTypeError, ChangedShapeError
 
 Values = list[Tensor]
 Evaluate = Callable[[list[Tensor]], Values]
 
 # Power of the precision that balances truncation and rounding, and order of the truncation error.
 STEP_POWER = {"forward": 1 / 2, "central": 1 / 3, "complex": 2.0}
+# Relative difference up to which the complex step and a central difference are the same.
+ANALYTIC_TOLERANCE = 1e-2
 ORDER = {"forward": 1, "central": 2}
 
 
@@ -40,13 +45,24 @@ def step_sizes(x: Tensor, method: str, step: float | None) -> Tensor:
 
     Returns:
         Steps, flat, such that x + h - x is h exactly.
+
+    Raises:
+        ArgumentError: The step given is too small for these inputs.
     """
     flat = x.reshape(-1)
     if step is not None:
         h = torch.full_like(flat, step)
     else:
         h = torch.finfo(x.dtype).eps ** STEP_POWER[method] * flat.abs().clamp(min=1)
-    return h if method == "complex" else (flat + h) - flat
+    if method == "complex":
+        return h
+    exact = (flat + h) - flat
+    if bool((exact == 0).any()):
+        raise ArgumentError(
+            f"`step` {step} vanishes beside inputs as large as {float(flat.abs().max())} in "
+            f"{x.dtype}: expected a step that changes them. Leave it out to have one chosen."
+        )
+    return exact
 
 
 def difference_blocks(
@@ -75,15 +91,20 @@ def difference_blocks(
     """
 
     def value(points: Sequence[Tensor]) -> Values:
-        with state.replayed():
-            return evaluate([point.clone() for point in points])
+        with state.replayed(), replayed_numpy(numpy_state):
+            return [output.clone() for output in evaluate([point.clone() for point in points])]
 
+    numpy_state = np.random.get_state()  # noqa: NPY002 - what functions of the user draw from
+    leaves = [leaf.contiguous() for leaf in leaves]
     base = value(leaves)
+    if method == "complex":
+        _check_analytic(api, value, leaves, base)
     quotient = {"forward": _forward, "central": _central, "complex": _complex}[method]
     blocks = [[_room(y, x) for x in leaves] for y in base]
     errors = [[_room(y, x) for x in leaves] for y in base] if estimate_errors else []
     for j, x in enumerate(leaves):
         steps = step_sizes(x, method, step)
+        at = x.reshape(-1).tolist()
         for c, h in enumerate(steps.tolist()):
             column = quotient(api, value, leaves, j, c, h, base)
             finer: Values = []
@@ -92,7 +113,7 @@ def difference_blocks(
             for i, entries in enumerate(column):
                 blocks[i][j].view(base[i].numel(), -1)[:, c] = entries.reshape(-1)
                 if estimate_errors:
-                    error = _error(entries, finer[i] if finer else None, base[i], h, method)
+                    error = _error(entries, finer[i] if finer else None, base[i], at[c], h, method)
                     errors[i][j].view(base[i].numel(), -1)[:, c] = error.reshape(-1)
     return Differences(blocks, errors)
 
@@ -101,13 +122,16 @@ def _room(y: Tensor, x: Tensor) -> Tensor:
     return torch.zeros(y.shape + x.shape, dtype=y.dtype, device=y.device)
 
 
-def _error(entries: Tensor, finer: Tensor | None, y: Tensor, h: float, method: str) -> Tensor:
+def _error(
+    entries: Tensor, finer: Tensor | None, y: Tensor, x: float, h: float, method: str
+) -> Tensor:
     eps = torch.finfo(y.dtype).eps
     if finer is None:
         return eps * entries.abs()
-    # D(h) - D(h/2) is the fraction 1 - 2^-p of the truncation error of D(h).
+    # D(h) - D(h/2) is the fraction 1 - 2^-p of the truncation error of D(h). Values are rounded,
+    # and so is the point, which moves them by eps |J x|.
     truncation = (entries - finer).abs() / (1 - 0.5 ** ORDER[method])
-    return truncation + eps * y.abs() / abs(h)
+    return truncation + 2 * eps * (y.abs() + (entries * x).abs()) / abs(h)
 
 
 def _moved(leaves: Sequence[Tensor], j: int, c: int, h: complex) -> list[Tensor]:
@@ -164,11 +188,52 @@ def _complex(
     base: Values,
 ) -> Values:
     moved = _same_shapes(api, value(_moved(leaves, j, c, complex(0, h))), base)
-    for i, v in enumerate(moved):
-        if not v.is_complex():
+    return [
+        v.imag / h if v.is_complex() else torch.zeros_like(b)
+        for v, b in zip(moved, base, strict=True)
+    ]
+
+
+def _check_analytic(
+    api: str, value: Callable[..., Values], leaves: Sequence[Tensor], base: Values
+) -> None:
+    """Compare one random direction with a central difference.
+
+    abs, conj, real and comparisons are not analytic: the imaginary part is then not the
+    derivative, or not there at all.
+    """
+    for i, output in enumerate(base):
+        if output.is_complex():
             raise ArgumentTypeError(
-                f'{api}: method="complex" needs a function that takes complex numbers and keeps '
-                f"them: output {i} came back as {v.dtype}. abs, max, comparisons and casts lose "
-                'the imaginary part; use method="central".'
+                f'{api}: method="complex" needs a function that is real at real points, but '
+                f"output {i} is {output.dtype}. Return torch.view_as_real of it, or use "
+                'method="central".'
             )
-    return [v.imag / h for v in moved]
+    directions = random_like(leaves)
+    tiny, h = 1e-20, max(torch.finfo(x.dtype).eps for x in leaves) ** (1 / 3)
+    moved = value([x + 1j * tiny * v for x, v in zip(leaves, directions, strict=True)])
+    ahead, behind = (
+        value([x + t * v for x, v in zip(leaves, directions, strict=True)]) for t in (h, -h)
+    )
+    for i, (v, a, b) in enumerate(zip(moved, ahead, behind, strict=True)):
+        analytic = v.imag / tiny if v.is_complex() else torch.zeros_like(a)
+        central = (a - b) / (2 * h)
+        size = central.norm() + analytic.norm()
+        if bool((analytic - central).norm() > ANALYTIC_TOLERANCE * size):
+            raise ArgumentTypeError(
+                f'{api}: method="complex" needs an analytic function that takes complex numbers '
+                f"and keeps them: output {i} came back as {v.dtype}, and its imaginary part is not "
+                "the derivative. abs, conj, real, max, comparisons and casts are not analytic; use "
+                'method="central".'
+            )
+
+
+@contextmanager
+def replayed_numpy(state: Any) -> Generator[None]:
+    """Start the block from a state of NumPy's global generator, and go on after it as before."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.set_state(state)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

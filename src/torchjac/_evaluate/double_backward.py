@@ -13,7 +13,7 @@ from torchjac._evaluate.blocks import Blocks, apply_seeds, columns_to_block
 from torchjac._evaluate.seeds import BatchDims, basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
 from torchjac._evaluate.tape import Linearized
-from torchjac._torch import batched, fast_backward
+from torchjac._torch import batched, fast_backward, refuse_wrong_batching
 
 
 def double_backward(
@@ -72,7 +72,10 @@ def _columns(
         def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
             return fast_backward([pulled], cotangents, tangents, create_graph=create_graph)
 
-        return batched(once, seeds) if stacked else once(seeds)
+        if not stacked:
+            return once(seeds)
+        refuse_wrong_batching([pulled])
+        return batched(once, seeds)
 
     def run(start: int, stop: int) -> Sequence[Tensor | None]:
         if back is None or start == stop:

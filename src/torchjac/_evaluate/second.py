@@ -17,7 +17,7 @@ from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.randomness import random_state
 from torchjac._evaluate.samples import check_axis
-from torchjac._evaluate.seeds import BatchDims, rows_of_samples
+from torchjac._evaluate.seeds import BatchDims, rows_of_samples, seed_count
 from torchjac._evaluate.tape import Linearized, outside_inference_mode
 from torchjac._inputs.selection import copied_tensors
 from torchjac._inputs.signature import Signature

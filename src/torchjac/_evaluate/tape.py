@@ -7,6 +7,7 @@ uses. `TransformTape` stands on `torch.func.vjp` and is used inside `vmap`, `gra
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchjac._inputs.signature import Outputs, Signature
-from torchjac._torch import batched, fast_backward, pytree
+from torchjac._torch import batched, fast_backward, pytree, refuse_wrong_batching
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,11 +50,13 @@ class Linearized(Protocol):
         ...
 
 
-class Tape(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Tape:
     """The autograd graph of one evaluation."""
 
     inputs: tuple[Tensor, ...]
     outputs: Outputs
+    _can_batch: bool = False
 
     def pull(
         self,
@@ -74,7 +77,12 @@ class Tape(NamedTuple):
         def run(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
             return fast_backward(outputs, self.inputs, seeds, create_graph=create_graph)
 
-        return batched(run, seeds) if stacked else list(run(seeds))
+        if not stacked:
+            return list(run(seeds))
+        if not self._can_batch:
+            refuse_wrong_batching(tensors)
+            self._can_batch = True
+        return batched(run, seeds)
 
     def release(self) -> None:
         """Free the buffers of the graph, which only a backward pass can do."""

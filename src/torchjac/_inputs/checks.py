@@ -88,11 +88,13 @@ def check_leaf(api: str, place: str, leaf: Any, holomorphic: bool) -> None:
 
 def _check_complex(api: str, place: str, leaf: Tensor, holomorphic: bool) -> None:
     if not holomorphic:
+        has_option = api in ("jacobian", "value_and_jacobian")
+        hint = "If it is, pass holomorphic=True. If not, differentiate" if has_option else "Take"
         raise ArgumentTypeError(
             f"{api}: {place} is complex ({leaf.dtype}), and the Jacobian of a complex function is "
-            "one matrix only where the function is holomorphic. If it is, pass holomorphic=True to "
-            "`torchjac.jacobian`. If not, differentiate the real pair: `jacobian(lambda r: torch.view_as_real("
-            "func(torch.view_as_complex(r))), torch.view_as_real(x))`."
+            f"one matrix only where the function is holomorphic. {hint} the real pair: "
+            "`jacobian(lambda r: torch.view_as_real(func(torch.view_as_complex(r))), "
+            "torch.view_as_real(x))`."
         )
 
 
