@@ -114,10 +114,10 @@ def _compare_all(problem: Problem) -> tuple[list[Contender], dict[str, str], int
     for c in sorted(contenders(problem), key=lambda c: (c.role == OURS, c.share < 1)):
         try:
             answer = c.form(c.call())
-        except RuntimeError as error:
+        except Exception as error:
             if c.role == OURS:
                 raise WrongAnswer(f"{problem.name}: {c.name} raises {error!r}") from error
-            unable[c.name] = f"RuntimeError: {error}"
+            unable[c.name] = f"{type(error).__name__}: {error}"
             continue
         reference = answer if reference is None else reference
         compare(problem, c, answer, reference)

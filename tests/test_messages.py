@@ -75,6 +75,32 @@ class Deaf(torch.autograd.Function):
         return g.detach() * 2
 
 
+class HidingCotangent(torch.autograd.Function):
+    """x -> x^2 whose backward pass autograd can follow to x, not to its cotangent."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.detach() * 2 * ctx.saved_tensors[0]
+
+
+class NotLinear(torch.autograd.Function):
+    """x -> x^2 whose backward pass has another derivative by its cotangent than itself."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        return (2 * g - g.detach()) * 2 * ctx.saved_tensors[0]
+
+
 WEIGHT = torch.ones(2, requires_grad=True)
 
 
@@ -121,6 +147,16 @@ def growing() -> Callable[[torch.Tensor], torch.Tensor]:
     def func(x):
         calls.append(1)
         return x.repeat(len(calls))
+
+    return func
+
+
+def drifting() -> Callable[[torch.Tensor], torch.Tensor]:
+    calls = []
+
+    def func(x):
+        calls.append(1)
+        return x * len(calls)
 
     return func
 
@@ -290,6 +326,13 @@ CASES = {
         errors.ArgumentError,
         ("jacobian: `wrt` names 'z'", "neither an argument nor a path", "p", "p.w", "y"),
     ),
+    "wrt ambiguous": Case(
+        lambda: jacobian(
+            lambda p: p["a.b"] * p["a"]["b"], {"a.b": x2(), "a": {"b": x2()}}, wrt="a.b"
+        ),
+        errors.ArgumentError,
+        ("jacobian: `wrt` names 'a.b'", "in 2 ways", "brackets", "['a']['b']"),
+    ),
     "wrt a module without parameters": Case(
         lambda: jacobian(nn.ReLU(), x2(), wrt=nn.ReLU()),
         errors.ArgumentError,
@@ -335,6 +378,15 @@ CASES = {
         (
             "jacobian: `func` returned shapes [(4,)]",
             "evaluated again, after [(2,)]",
+            'strategy="reverse-mode"',
+        ),
+    ),
+    "values that change": Case(
+        lambda: jacobian(drifting(), x2(), strategy=FORWARD),
+        errors.ChangedFunctionError,
+        (
+            "output 0 of `func` had other values when it was evaluated again",
+            "random numbers",
             'strategy="reverse-mode"',
         ),
     ),
@@ -416,7 +468,7 @@ CASES = {
     "hidden value": Case(
         lambda: jacobian(lambda x: x * x[0].item(), x2()),
         errors.HiddenValueWarning,
-        ("jacobian: `item()`", "depends on the inputs", "constant", "Keep it a tensor", "detach()"),
+        ("jacobian: `.item()`", "depends on the inputs", "constant", "Keep it a tensor", "detach()"),
     ),
     "constant output": Case(
         lambda: jacobian(lambda x: x.detach(), x2()),
@@ -427,6 +479,31 @@ CASES = {
         lambda: jacobian(Unbatchable.apply, x2()),
         errors.FallbackWarning,
         ("jacobian: computed by reverse-mode/loop", "reverse-mode/vmap: vmap"),
+    ),
+    "fallback: a backward pass that hides its cotangent": Case(
+        lambda: jacobian(HidingCotangent.apply, x2(), strategy=FORWARD),
+        errors.FallbackWarning,
+        (
+            "jacobian: computed by reverse-mode",
+            "double-backward/vmap: the backward pass cannot be differentiated itself",
+            "double-backward/loop: the backward pass cannot be differentiated itself",
+        ),
+    ),
+    "fallback: a backward pass that is not linear": Case(
+        lambda: jacobian(NotLinear.apply, x2(), strategy=FORWARD),
+        errors.FallbackWarning,
+        (
+            "jacobian: computed by reverse-mode",
+            "double-backward/vmap: the derivative of the backward pass is not the Jacobian",
+        ),
+    ),
+    "fallback: a batching rule that is wrong": Case(
+        lambda: jacobian(lambda x: torch.cdist(x, x23() + 1), x23(), strategy="reverse-mode"),
+        errors.FallbackWarning,
+        (
+            "jacobian: computed by reverse-mode/loop",
+            "reverse-mode/vmap: the batching rule of CdistBackward0 gives wrong numbers",
+        ),
     ),
     "disagreement": Case(
         lambda: jacobian(lambda x: WrongJvp.apply(x).repeat(20), x2()),
@@ -471,7 +548,7 @@ CASES = {
             "batch_jacobian: the samples are not independent",
             "output 0 of sample 0 depends on input 0 of sample 1",
             "reduction",
-            "`in_dim` or `out_dim`",
+            "wrong axis of samples",
             "`torchjac.jacobian`",
         ),
     ),
@@ -482,8 +559,24 @@ CASES = {
     ),
     "batch: fixed rows": Case(
         lambda: batch_jacobian(fixed_rows, x23()),
-        errors.ChangedShapeError,
-        ("batch_jacobian: `func` returned shape (2, 3)", "copies of the batch", "expected"),
+        errors.FallbackWarning,
+        (
+            "batch_jacobian: computed by reverse-mode/loop",
+            "reverse-mode/replicated batch: the function needs a batch of this size",
+        ),
+    ),
+    "batch: copies treated differently": Case(
+        lambda: batch_jacobian(lambda x: Unbatchable.apply(x) * len(x), x23()),
+        errors.FallbackWarning,
+        (
+            "batch_jacobian: computed by reverse-mode/loop",
+            "reverse-mode/replicated batch: copies of the batch are treated differently",
+        ),
+    ),
+    "batch: in a transform": Case(
+        lambda: torch.func.grad(lambda x: batch_jacobian(square, x).sum())(x23()),
+        errors.ArgumentError,
+        ("batch_jacobian: ", "mixing samples", "torch.func transform", "`torchjac.jacobian`"),
     ),
     # jacobian_of
     "of: nothing": Case(
@@ -547,6 +640,11 @@ CASES = {
         errors.ShapeError,
         ("divergence: `inputs` has no axis batch_dim=1", "(2,)"),
     ),
+    "calculus: in a transform": Case(
+        lambda: torch.func.grad(lambda x: torchjac.divergence(square, x, batch_dim=0).sum())(x23()),
+        errors.ArgumentError,
+        ("divergence: a batch cannot be checked", "torch.func transform", "`batch_dim`"),
+    ),
     "diagonal: shape": Case(
         lambda: torchjac.diagonal(lambda x: x[:1], x2()),
         errors.ShapeError,
@@ -573,9 +671,9 @@ CASES = {
         ("laplacian: `func` must return one tensor", "got 2"),
     ),
     "laplacian: fallback": Case(
-        lambda: torchjac.laplacian(lambda x: Unbatchable.apply(x), x2()),
+        lambda: torchjac.laplacian(lambda x: Unbatchable.apply(x) ** 2, x2()),
         errors.FallbackWarning,
-        ("laplacian: computed by",),
+        ("laplacian: computed by reverse-mode/loop",),
     ),
     # finite_difference
     "difference: method": Case(
@@ -587,6 +685,11 @@ CASES = {
         lambda: torchjac.finite_difference(square, x2(), step=-1.0),
         errors.ArgumentError,
         ("finite_difference: `step`", "positive number or None", "got -1.0"),
+    ),
+    "difference: step that vanishes": Case(
+        lambda: torchjac.finite_difference(square, x2(), step=1e-20),
+        errors.ArgumentError,
+        ("`step` 1e-20 vanishes beside inputs as large as 2.0", "torch.float32", "Leave it out"),
     ),
     "difference: output": Case(
         lambda: torchjac.finite_difference(lambda x: "text", np.ones(2)),
@@ -602,6 +705,16 @@ CASES = {
         lambda: torchjac.finite_difference(torch.abs, x2(), method="complex"),
         errors.ArgumentTypeError,
         ('finite_difference: method="complex"', "output 0", "torch.float32", 'method="central"'),
+    ),
+    "difference: complex step of a complex function": Case(
+        lambda: torchjac.finite_difference(lambda x: x * 1j, x2(), method="complex"),
+        errors.ArgumentTypeError,
+        (
+            'finite_difference: method="complex" needs a function that is real at real points',
+            "output 0 is torch.complex64",
+            "torch.view_as_real",
+            'method="central"',
+        ),
     ),
     # The drop-ins, in PyTorch's words
     "functional: type": Case(
@@ -664,6 +777,18 @@ CASES = {
         RuntimeError,
         ("`strict=True`", "`vectorized=True`", "`vectorize=False`"),
     ),
+    "functional: complex output": Case(
+        lambda: functional.jacobian(lambda x: x * 1j, x2()),
+        errors.ArgumentTypeError,
+        ("grad can be implicitly created only for real scalar outputs", "torch.complex64"),
+    ),
+    "functional: forward of integers": Case(
+        lambda: functional.jacobian(
+            square, torch.tensor([1, 2]), strategy=FORWARD, vectorize=True
+        ),
+        errors.ArgumentError,
+        ("Expected primal to be floating point or complex", "torch.int64"),
+    ),
     "functional: hessian of a tuple": Case(
         lambda: functional.hessian(lambda x: (x.sum(),), x2()),
         errors.ShapeError,
@@ -715,8 +840,15 @@ class Template(NamedTuple):
     pattern: str
 
 
-# Raised where torchjac itself is wrong; no call can reach them.
-INTERNAL = ("the function was evaluated without its graph", "a batch is repeated along an axis")
+# What these raise reaches the caller; the engine's own NotImplementedError is what one way to
+# compute says to the ladder, which tells it in a FallbackWarning.
+DROP_INS = ("functional.py", "func.py")
+# Messages that no call can show, and why.
+INTERNAL = {
+    "the function was evaluated without its graph": "torchjac itself would be wrong",
+    "a batch is repeated along an axis": "torchjac itself would be wrong",
+    "copies of the batch, expected": "the ladder hears it, and says it in words of its own",
+}
 
 
 def text_of(node: ast.expr) -> str:
@@ -741,6 +873,8 @@ def messages_in_source() -> Iterator[Template]:
                 continue
             text = text_of(call.args[0])
             if text.replace(".*", ""):
+                if name == "NotImplementedError" and path.name not in DROP_INS:
+                    text = rf".*: computed by .*: {text}[;)].*"  # the ladder passes it on
                 yield Template(f"{path.relative_to(ROOT)}:{node.lineno}", text)
     for words in (*strict.MISSING.values(), strict.CONSTANT, *strict.NO_GRADIENT.values()):
         yield Template("_evaluate/strict.py", re.sub(r"\\\{\w+\\\}", ".*", re.escape(words)))
@@ -782,7 +916,13 @@ CLASSES = {
     errors.ArgumentError: (ValueError,),
     errors.ArgumentTypeError: (TypeError, RuntimeError),
     errors.ShapeError: (errors.ArgumentError, ValueError, RuntimeError),
-    errors.ChangedShapeError: (errors.ShapeError, ValueError, RuntimeError),
+    errors.ChangedFunctionError: (errors.ArgumentError, ValueError, RuntimeError),
+    errors.ChangedShapeError: (
+        errors.ShapeError,
+        errors.ChangedFunctionError,
+        ValueError,
+        RuntimeError,
+    ),
     errors.MixedSamplesError: (errors.ArgumentError, ValueError),
     errors.StrictError: (RuntimeError,),
     errors.MemoryBudgetError: (MemoryError,),
@@ -827,6 +967,8 @@ def test_every_class_has_one_of_the_two_roots(kind):
         (TypeError, "func"),
         (RuntimeError, "integer input"),
         (RuntimeError, "shapes that change"),
+        (ValueError, "values that change"),
+        (RuntimeError, "values that change"),
         (RuntimeError, "strict: independent"),
         (MemoryError, "result larger than the budget"),
         (NotImplementedError, "layout without an engine"),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import OrderedDict, namedtuple
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +13,13 @@ from torch.utils import _pytree as pytree
 
 import torchjac
 from torchjac import jacobian, value_and_jacobian
-from torchjac.errors import ArgumentTypeError, FallbackWarning, MemoryBudgetError, StrictError
+from torchjac.errors import (
+    ArgumentTypeError,
+    DisagreementWarning,
+    FallbackWarning,
+    MemoryBudgetError,
+    StrictError,
+)
 
 STRATEGIES = ("auto", "reverse-mode", "forward-mode")
 MODES = ("reverse-mode", "forward-mode")
@@ -614,7 +621,11 @@ def test_an_op_whose_forward_rule_is_wrong_is_right_whatever_the_sizes(copies):
     theirs = torch.autograd.functional.jacobian(
         lambda x: torch.linalg.inv(torch.outer(x, x) + torch.eye(3, dtype=x.dtype)).flatten(), x
     )
-    torch.testing.assert_close(jacobian(func, x), theirs.repeat(copies, 1))
+    # Only where columns are chosen is there a forward rule to disagree with.
+    disagrees = pytest.warns(DisagreementWarning) if copies == 8 else nullcontext()
+    with disagrees:
+        result = jacobian(func, x)
+    torch.testing.assert_close(result, theirs.repeat(copies, 1))
 
 
 # Nothing is left behind

@@ -87,15 +87,16 @@ def test_a_path_that_leads_nowhere_is_a_key_error():
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
-        ("a", "a"),
-        ("a.b", "a.b"),
-        ("a[0].b", "a.0.b"),
-        ("a[0][1]", "a.0.1"),
-        ("['a'][0].b", "a.0.b"),
-        ('["a"]["b"]', "a.b"),
-        ("a['b'].c", "a.b.c"),
-        (".a", "a"),
-        ("[3]", "3"),
+        ("a", ("a",)),
+        ("a.b", ("a", "b")),
+        ("a[0].b", ("a", "0", "b")),
+        ("a[0][1]", ("a", "0", "1")),
+        ("['a'][0].b", ("a", "0", "b")),
+        ("['a.b'][0].c", ("a.b", "0", "c")),
+        ('["a"]["b"]', ("a", "b")),
+        ("a['b'].c", ("a", "b", "c")),
+        (".a", ("a",)),
+        ("[3]", ("3",)),
     ],
 )
 def test_brackets_and_dots_are_two_ways_to_write_a_path(selector, expected):

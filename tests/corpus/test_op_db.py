@@ -265,9 +265,11 @@ class Account:
         for warning in caught:
             if issubclass(warning.category, FallbackWarning):
                 self.fallbacks[f"{label} -> {str(warning.message).partition(': ')[2]}"] += 1
-            elif issubclass(warning.category, TorchjacWarning):
-                if warning.category not in expected_warnings:
-                    return f"warned {warning.message}"
+            elif (
+                issubclass(warning.category, TorchjacWarning)
+                and warning.category not in expected_warnings
+            ):
+                return f"warned {warning.message}"
         found = [block.dtype for block in blocks]
         if found != dtypes(case, forward=route.forward):
             return f"dtypes {found}"
