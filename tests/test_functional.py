@@ -1515,20 +1515,6 @@ def test_hook_on_the_users_tensor_is_not_called():
     assert called == []
 
 
-def test_retained_gradient_of_an_intermediate_is_an_ordinary_tensor():
-    kept = []
-
-    def func(x):
-        y = x**2
-        y.retain_grad()
-        kept.append(y)
-        return y * 2
-
-    ours.jacobian(func, torch.ones(3))
-    grad = kept[0].grad
-    assert grad is None or torch.isfinite(grad).all()
-
-
 # --- Warnings ----------------------------------------------------------------------------------
 
 QUIET = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
+from threading import RLock
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "TorchDispatchMode",
     "batched",
+    "coarsest_eps",
     "fast_backward",
     "forward_grad_enabled",
     "forward_grad_is_enabled",
@@ -50,6 +52,7 @@ __all__ = [
 
 # The rule for a backward pass of torch.cdist with one batched argument mixes up its rows.
 _BATCHED_WRONGLY = ("CdistBackward",)
+_forward_lock = RLock()
 _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
 vjp_with_argnums = _vjp_with_argnums
@@ -168,12 +171,13 @@ def push_forward(
     """
     if not torch.compiler.is_compiling():
         load_jvp_decompositions()
-    # Inside another jvp its dual level serves; levels of torch.func keep the two apart.
-    outermost = forward_ad._current_level < 0
+    # Inside another jvp its dual level serves; levels of torch.func keep the two apart. PyTorch
+    # counts both for all threads together, so that one thread at a time may push.
     with (
+        _forward_lock,
         jvp_increment_nesting() as level,
         _set_fwd_grad_enabled(True),
-        forward_ad.dual_level() if outermost else nullcontext(),
+        forward_ad.dual_level() if forward_ad._current_level < 0 else nullcontext(),
     ):
         duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
         unpacked = [forward_ad.unpack_dual(output) for output in function(*duals)]
@@ -264,6 +268,15 @@ def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: i
 def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
     """Kinds of nodes in the graph behind `outputs`."""
     return frozenset(type(node).__name__ for node in _nodes(outputs))
+
+
+def coarsest_eps(outputs: Sequence[Tensor]) -> float:
+    """Precision of the coarsest floating-point dtype in the graph behind `outputs`."""
+    dtypes = {y.dtype for y in outputs}
+    for node in _nodes(outputs):
+        dtypes.update(meta.dtype for meta in node._input_metadata)
+    known = [torch.finfo(d).eps for d in dtypes if d.is_floating_point or d.is_complex]
+    return max(known, default=0.0)
 
 
 def refuse_wrong_batching(outputs: Sequence[Tensor]) -> None:

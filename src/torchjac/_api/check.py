@@ -183,8 +183,9 @@ def _by_difference(
         return Difference(math.nan, math.inf, 0.0, 0.0, scale)
     best = min(finite, key=lambda d: d.error)
     # Where the function is smooth, the jump of the slope shrinks with h; at a kink it stays.
-    smallest = [d.kink - 4 * d.rounding for d in finite if d.rounding < 0.1 * abs(d.kink)]
-    return best._replace(kink=min(smallest, default=0.0))
+    sharp = [d.kink for d in finite if d.rounding < 0.1 * d.kink]
+    stays = len(sharp) > 1 and sharp[-1] > 0.5 * sharp[0]
+    return best._replace(kink=sharp[-1] if stays else 0.0)
 
 
 def _cause(forward: float | None, reverse: float, measured: Difference, eps: float) -> str:
@@ -195,13 +196,13 @@ def _cause(forward: float | None, reverse: float, measured: Difference, eps: flo
     rounding = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * size + eps * measured.scale
     modes_agree = forward is None or abs(forward - reverse) <= rounding
     allowed = rounding + DOUBT * error
-    if not math.isfinite(error) or error > 0.1 * size + eps * measured.scale:
+    if measured.kink > KINK * size + allowed:
+        return "a point where func has a kink and is not differentiable"
+    if not error <= max(0.1 * size, eps**0.5 * measured.scale):
         return (
             "no finite difference can be trusted here: the function jumps, or is not defined on "
             "both sides of the point. Nothing is certified; check at a point inside its domain"
         )
-    if measured.kink > KINK * size + allowed:
-        return "a point where func has a kink and is not differentiable"
     reverse_true = abs(reverse - difference) <= allowed
     forward_true = forward is None or abs(forward - difference) <= allowed
     if modes_agree and reverse_true:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from torchjac._api.solve import handed_out, read_call
+from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.gradients import gradient_signature, scalar_signature
 from torchjac._evaluate.options import Options
@@ -74,7 +75,9 @@ def hessian(
         allow_constant=True,
     )
     signature = read_call(api, func, inputs, options, wrt=wrt, has_aux=has_aux)
-    outputs, blocks = differentiate(gradient_signature(signature, strict=strict), options)
+    # Fused attention has no second derivative.
+    gradient = gradient_signature(with_math_attention(signature), strict=strict)
+    outputs, blocks = differentiate(gradient, options)
     result = signature.nest([signature.nest(row) for row in blocks])
     return (result, handed_out(outputs.aux, create_graph)) if has_aux else result
 

@@ -17,14 +17,14 @@ class Choice:
     why: str
 
 
-def choose(strategy: str, n_in: int, n_out: int, *, rows_only: bool = False) -> Choice:
+def choose(strategy: str, n_in: int, n_out: int, *, rows_only: str = "") -> Choice:
     """Pick the mode that needs fewer passes.
 
     Args:
         strategy: "auto", "reverse-mode" or "forward-mode".
         n_in: Columns: elements of the inputs.
         n_out: Rows: elements of the outputs.
-        rows_only: Whether "auto" must not choose columns.
+        rows_only: Why columns are out of the question, empty where they are not.
 
     Returns:
         The mode and why.
@@ -32,9 +32,11 @@ def choose(strategy: str, n_in: int, n_out: int, *, rows_only: bool = False) -> 
     >>> choose("auto", 32, 12288).mode
     'forward-mode'
     """
+    if rows_only:
+        return Choice("reverse-mode", rows_only)
     if strategy != "auto":
         return Choice(strategy, "asked for")
     shape = f"{n_out} outputs, {n_in} inputs"
-    if n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING and not rows_only:
+    if n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING:
         return Choice("forward-mode", f"{shape}: columns are fewer")
     return Choice("reverse-mode", f"{shape}: rows are no more than columns, or cheap")

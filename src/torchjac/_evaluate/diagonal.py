@@ -77,7 +77,7 @@ def linearized(signature: Signature, options: Options) -> Linearized:
     """The function recorded, inside a transform of `torch.func` or outside."""
     if inside_transform():
         return record_in_transform(signature.evaluate, signature.leaves)
-    return evaluate(signature, options, keep_graph=True).recorded()
+    return evaluate(signature, options).tape
 
 
 def best_rung(

@@ -33,12 +33,13 @@ class Differences(NamedTuple):
     errors: list[list[Tensor]]
 
 
-def step_sizes(x: Tensor, method: str, step: float | None) -> Tensor:
+def step_sizes(api: str, x: Tensor, method: str, step: float | None) -> Tensor:
     """Step for each element of `x`: given, or from its precision and size.
 
     h = eps^p max(1, |x|), with p = 1/2 forward, 1/3 central, 2 complex
 
     Args:
+        api: Name of the public function, for messages.
         x: Where to differentiate.
         method: "forward", "central" or "complex".
         step: The step itself, None to choose it.
@@ -59,7 +60,7 @@ def step_sizes(x: Tensor, method: str, step: float | None) -> Tensor:
     exact = (flat + h) - flat
     if bool((exact == 0).any()):
         raise ArgumentError(
-            f"`step` {step} vanishes beside inputs as large as {float(flat.abs().max())} in "
+            f"{api}: `step` {step} vanishes beside inputs as large as {float(flat.abs().max())} in "
             f"{x.dtype}: expected a step that changes them. Leave it out to have one chosen."
         )
     return exact
@@ -103,7 +104,7 @@ def difference_blocks(
     blocks = [[_room(y, x) for x in leaves] for y in base]
     errors = [[_room(y, x) for x in leaves] for y in base] if estimate_errors else []
     for j, x in enumerate(leaves):
-        steps = step_sizes(x, method, step)
+        steps = step_sizes(api, x, method, step)
         at = x.reshape(-1).tolist()
         for c, h in enumerate(steps.tolist()):
             column = quotient(api, value, leaves, j, c, h, base)
@@ -201,6 +202,9 @@ def _check_analytic(
 
     abs, conj, real and comparisons are not analytic: the imaginary part is then not the
     derivative, or not there at all.
+
+    Raises:
+        ArgumentTypeError: The function is not analytic, or complex at real points.
     """
     for i, output in enumerate(base):
         if output.is_complex():
@@ -212,6 +216,7 @@ def _check_analytic(
     directions = random_like(leaves)
     tiny, h = 1e-20, max(torch.finfo(x.dtype).eps for x in leaves) ** (1 / 3)
     moved = value([x + 1j * tiny * v for x, v in zip(leaves, directions, strict=True)])
+    moved = _same_shapes(api, moved, base)
     ahead, behind = (
         value([x + t * v for x, v in zip(leaves, directions, strict=True)]) for t in (h, -h)
     )

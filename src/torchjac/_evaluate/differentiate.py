@@ -27,7 +27,7 @@ from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Linearized, Tape, outside_inference_mode, record
 from torchjac._evaluate.transform import differentiate_in_transform
 from torchjac._evaluate.watch import Watch
-from torchjac._evaluate.witness import Witness, testify
+from torchjac._evaluate.witness import testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
@@ -63,58 +63,51 @@ def differentiate(signature: Signature, options: Options) -> Solution:
         outputs, blocks = differentiate_in_transform(signature, options)
         return Solution(outputs, filled(blocks, outputs, leaves))
     point = evaluate(signature, options)
-    tape, outputs = point.tape, point.outputs
+    tape, outputs = point.tape, point.tape.outputs
+    if options.strict:
+        check_dependence(tape, create_graph=options.create_graph)
     rows = sum([output.numel() for output in outputs.tensors])
     columns = sum([leaf.numel() for leaf in leaves])
-    # Columns must face a witness, which needs numbers; and none must be differentiated again.
-    rows_only = signature.holomorphic or options.create_graph or not all(map(has_numbers, leaves))
-    choice = choose(options.strategy, columns, rows, rows_only=rows_only)
-    bound = blocks = None
-    if tape is not None:
-        if options.strict:
-            check_dependence(tape, create_graph=options.create_graph)
-        bound = bound_of_seed(outputs.tensors, tape.inputs)
-        small = is_negligible(rows, bound, result_bytes(outputs.tensors, leaves))
-        plain = options.is_plain and not signature.holomorphic
-        if small and plain and choice.mode == "reverse-mode":
-            blocks = try_at_once(tape, create_graph=options.create_graph)
+    choice = choose(options.strategy, columns, rows, rows_only=_needs_rows(signature, options))
+    bound = bound_of_seed(outputs.tensors, tape.inputs)
+    blocks = None
+    plain = options.is_plain and not signature.holomorphic and choice.mode == "reverse-mode"
+    if plain and is_negligible(rows, bound, result_bytes(outputs.tensors, leaves)):
+        blocks = try_at_once(tape, create_graph=options.create_graph)
     if blocks is None:
         with Progress(shown=options.progress, label=signature.api) as progress:
-            work = point.work(options, None, bound, progress)
-            blocks = compute(work, choice)
-            outputs = work.outputs
+            blocks = compute(point.work(options, None, bound, progress), choice)
     if columns and not (options.quiet or options.allow_constant):
         look_for_zeros(signature.api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, leaves))
 
 
+def _needs_rows(signature: Signature, options: Options) -> str:
+    """Why columns are out of the question, empty where they are not."""
+    if options.create_graph:
+        # PyTorch's forward rules of solve, det, layer_norm and others have a wrong derivative,
+        # and some double-backwards too.
+        return "the result shall be differentiable"
+    if signature.holomorphic and options.strategy == "auto":
+        return "the function is complex"
+    if options.strategy == "auto" and not all(map(has_numbers, signature.leaves)):
+        return "columns face a witness, which needs numbers"
+    return ""
+
+
 class Point(NamedTuple):
-    """The function evaluated once, with its graph unless forward mode was asked for."""
+    """The function evaluated once, with its graph."""
 
     signature: Signature
     state: RandomState
-    tape: Tape | None
-    outputs: Outputs
+    tape: Tape
     held_bytes: int
-
-    def recorded(self) -> Tape:
-        """The graph, where it was kept.
-
-        Returns:
-            The tape.
-
-        Raises:
-            ValueError: It was not.
-        """
-        if self.tape is None:
-            raise ValueError("the function was evaluated without its graph")
-        return self.tape
 
     def work(
         self,
         options: Options,
         batch: BatchDims | None,
-        bound_bytes: int | None,
+        bound_bytes: int,
         progress: Progress,
     ) -> Work:
         """Start on the Jacobian at this point."""
@@ -124,7 +117,6 @@ class Point(NamedTuple):
             options,
             batch,
             self.state,
-            self.outputs,
             self.tape,
             budget,
             bound_bytes,
@@ -132,13 +124,12 @@ class Point(NamedTuple):
         )
 
 
-def evaluate(signature: Signature, options: Options, *, keep_graph: bool = False) -> Point:
+def evaluate(signature: Signature, options: Options) -> Point:
     """Evaluate the function once.
 
     Args:
         signature: The function and where to differentiate it.
         options: How.
-        keep_graph: Keep the graph even if forward mode was asked for.
 
     Returns:
         Everything that is known of the function at this point.
@@ -157,12 +148,8 @@ def evaluate(signature: Signature, options: Options, *, keep_graph: bool = False
         # Its backward pass has no derivative, which would show only when one asks for it.
         signature = with_math_attention(signature)
         with state.replayed():
-            tape = record(signature, create_graph=True)
-    if options.strategy == "forward-mode" and not (graph or options.strict or keep_graph):
-        outputs = tape.outputs  # forward mode needs the value alone
-        detached = outputs._replace(tensors=tuple([t.detach() for t in outputs.tensors]))
-        return Point(signature, state, None, detached, 0)
-    return Point(signature, state, tape, tape.outputs, held_bytes)
+            tape = record(signature._replace(call=signature.recall), create_graph=True)
+    return Point(signature, state, tape, held_bytes)
 
 
 def look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:
@@ -188,7 +175,10 @@ def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
 
 
 def compute(work: Work, choice: Choice) -> Blocks:
-    """Climb down the ladder; forward mode that nobody asked for must face a witness.
+    """Climb down the ladder; forward mode must face a witness.
+
+    PyTorch has forward rules that are wrong, ops that forward mode takes as constant without a
+    word, and users have functions that differ from call to call.
 
     Args:
         work: The function, evaluated.
@@ -196,25 +186,23 @@ def compute(work: Work, choice: Choice) -> Blocks:
 
     Returns:
         The blocks.
+
+    Raises:
+        ChangedFunctionError: Forward mode was asked for, and the function is another at each call.
     """
-    if choice.mode == "reverse-mode" or work.options.strategy != "auto" or work.tape is None:
+    if choice.mode == "reverse-mode" or work.signature.holomorphic:
         return climb(work, choice)
-    # Nobody asked for this mode, and some forward rules are wrong, not only users' own.
     witness = testify(work.tape)
     try:
         blocks = climb(work, choice)
     except ChangedFunctionError:
+        if work.options.strategy == "forward-mode" and not work.is_reproducible():
+            raise
         return climb(work, Choice("reverse-mode", "the function changes from call to call"))
-    if _confirmed(work, witness, blocks):
-        return blocks
-    return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
-
-
-def _confirmed(work: Work, witness: Witness, blocks: Blocks) -> bool:
     if witness.agrees(blocks):
-        return True
+        return blocks
     warn_of_disagreement(work)
-    return False
+    return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
 
 
 def warn_of_disagreement(work: Work) -> None:

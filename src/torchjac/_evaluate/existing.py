@@ -71,7 +71,7 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
 
     def rung(stacked: bool) -> Rung[Blocks]:
         def attempt() -> Blocks:
-            budget = Budget(api, options.memory, options.chunk_size)
+            budget = Budget(api, options.memory, options.chunk_size if stacked else 1)
             accounts.append(Chunks(budget, size, small, leaves[0].device, progress))
             graph = options.create_graph
             return reverse(tape, accounts[-1], stacked=stacked, create_graph=graph)

@@ -53,7 +53,7 @@ def climb_down(
         except (MemoryBudgetError, ChangedFunctionError):
             raise
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, Warning | NameError):
                 raise
             refusals.append(Refusal(rung.name, _first_line(error)))
     return rungs[-1], rungs[-1].attempt(), tuple(refusals)

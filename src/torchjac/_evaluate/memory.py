@@ -72,14 +72,17 @@ class MemoryMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         # Some ops crash the interpreter on PyTorch's implicit zeros under any dispatch mode.
-        real, named = pytree.tree_map(_materialized, (args, kwargs or {}))
-        result = func(*real, **named)
+        for value in pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                self._note(value, is_new=False)
+        real = pytree.tree_map(_materialized, args)
+        result = func(*real, **pytree.tree_map(_materialized, kwargs or {}))
         for value in result if isinstance(result, list | tuple) else (result,):
             if isinstance(value, Tensor) and value.layout is torch.strided:
-                self._note(value)
+                self._note(value, is_new=True)
         return result
 
-    def _note(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, *, is_new: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         known = self._alive.get(key)
@@ -87,8 +90,9 @@ class MemoryMeter(TorchDispatchMode):
             return
         if known is not None:
             self._live_bytes -= known[1]
-        self._alive[key] = (StorageWeakRef(storage), storage.nbytes())
-        self._live_bytes += storage.nbytes()
+        size = storage.nbytes() if is_new else 0  # what was there before costs nothing
+        self._alive[key] = (StorageWeakRef(storage), size)
+        self._live_bytes += size
         if self._live_bytes > self.peak_bytes:
             self.peak_bytes = max(self.peak_bytes, self.live_bytes())
 

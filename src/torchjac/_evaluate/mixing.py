@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
 from torchjac._evaluate.witness import close, random_like
-from torchjac._inputs.closure import held_modules
+from torchjac._inputs.closure import reachable
 from torchjac._torch import inside_transform
 from torchjac.errors import ArgumentError, MixedSamplesError
 
@@ -74,16 +74,22 @@ def refuse_if_mixed(api: str, func: Callable[..., Any], tape: Linearized, batch:
         pair = _first_pair(tape, i, output, batch)
         if pair is None:
             continue
-        norms = ", ".join(_batch_norms(func))
+        training = ", ".join(_batch_norms(func, training=True))
+        untracked = ", ".join(_batch_norms(func, training=False))
         cause = (
             f"output {i} of sample {pair[0]} depends on input {pair[1]} of sample {pair[2]}. "
             "Look for a reduction, a normalisation or a reshape over the batch axis, or a wrong "
-            "axis of samples"
+            + ("`in_dim` or `out_dim`" if api == "batch_jacobian" else "`batch_dim`")
         )
-        if norms:
+        if training:
             cause = (
-                f"batch normalisation in training mode ({norms}) uses the mean of the whole "
-                "batch. Call .eval() on the module first, or let it track running statistics"
+                f"batch normalisation in training mode ({training}) uses the mean of the whole "
+                "batch. Call .eval() on the module first"
+            )
+        elif untracked:
+            cause = (
+                f"batch normalisation without running statistics ({untracked}) uses the mean of "
+                "the whole batch. Make it with track_running_stats=True"
             )
         raise MixedSamplesError(
             f"{api}: the samples are not independent: {cause}. "
@@ -91,11 +97,16 @@ def refuse_if_mixed(api: str, func: Callable[..., Any], tape: Linearized, batch:
         )
 
 
-def _batch_norms(func: Callable[..., Any]) -> Iterator[str]:
-    """Names of the layers that use statistics of the batch."""
-    for module in held_modules(func):
-        for name, part in module.named_modules():
-            if isinstance(part, _BATCH_NORMS) and (part.training or part.running_mean is None):
+def _batch_norms(func: Callable[..., Any], *, training: bool) -> Iterator[str]:
+    """Names of the layers that use statistics of the batch, in training mode or in any."""
+    held = [("", func), ("", getattr(func, "__self__", None)), *reachable(func)]
+    for prefix, module in held:
+        if not isinstance(module, nn.Module):
+            continue
+        for name, part in module.named_modules(prefix=prefix):
+            if isinstance(part, _BATCH_NORMS) and (
+                part.training if training else part.running_mean is None
+            ):
                 yield name or type(part).__name__
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from torchjac._evaluate.progress import check_progress
 from torchjac._inputs.checks import STRATEGIES, check_choice, check_chunk_size, check_memory
 
 STACKINGS: dict[bool | None, tuple[bool, ...]] = {
@@ -60,6 +61,7 @@ class Options(NamedTuple):
         check_choice(api, "vectorize", self.vectorize, (None, True, False))
         check_chunk_size(api, self.chunk_size)
         check_memory(api, self.memory)
+        check_progress(shown=self.progress)
         return self
 
     @property

@@ -7,6 +7,12 @@ from typing import Any
 from torchjac.errors import MissingExtraError
 
 
+def check_progress(*, shown: bool) -> None:
+    """Refuse to show a bar that cannot be shown, before any work is done."""
+    if shown:
+        _rich_bar()
+
+
 class Progress:
     """Counts seeds; shows a bar where one was asked for."""
 

@@ -57,13 +57,18 @@ def differentiate_samples(
             "outside, or transform `torchjac.jacobian` of one sample."
         )
     size = _batch_size(api, signature.leaves, batch.inputs)
-    point = evaluate(signature, options, keep_graph=True)
-    tape, outputs = point.recorded(), point.outputs
+    point = evaluate(signature, options)
+    tape, outputs = point.tape, point.tape.outputs
     for i, output in enumerate(outputs.tensors):
         check_axis(api, f"output {i}", output, "out_dim", batch.outputs, size)
     rows = sum([seed_count(output, batch.outputs) for output in outputs.tensors])
     columns = sum([seed_count(leaf, batch.inputs) for leaf in signature.leaves])
-    choice = choose(options.strategy, columns, rows)
+    choice = choose(
+        options.strategy,
+        columns,
+        rows,
+        rows_only="the result shall be differentiable" if options.create_graph else "",
+    )
     bound = bound_of_seed(outputs.tensors, tape.inputs)
     blocks = None
     if options.is_plain and choice.mode == "reverse-mode" and not is_listened_to():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.diagonal import diagonal_entries, linearized
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
@@ -54,7 +55,8 @@ def laplacian_of(
         with replayed():
             return again(leaves)
 
-    signature = signature._replace(recall=same_numbers)
+    # Fused attention has no second derivative.
+    signature = with_math_attention(signature._replace(recall=same_numbers))
     if len(tape.outputs.tensors) != 1:
         raise ShapeError(
             f"{signature.api}: `func` must return one tensor, got {len(tape.outputs.tensors)}."

@@ -56,13 +56,13 @@ class Chunks:
     largest: int = 0
     seed_bytes: int = 0
     _fixed_bytes: int = 0
+    _allowed: int = 0
+    _warned: bool = False
     _measured: list[tuple[int, int]] = field(default_factory=list)
     _cap: int = field(default=2**62)
 
     def next_size(self, remaining: int) -> int:
         """Seeds for the next pass."""
-        if self.budget.memory is not None and not self.passes:
-            self._allowed_bytes()  # refuses a result that cannot fit
         if self.budget.chunk_size is not None:
             size = self.budget.chunk_size
         elif self.negligible:
@@ -75,7 +75,17 @@ class Chunks:
         return min(size, remaining, self._cap)
 
     def _allowed_bytes(self) -> int:
-        return self.budget.pass_bytes(self.result_bytes, self.device)
+        """Decided once: the result takes of what is free as it fills."""
+        if not self._allowed:
+            self._allowed = self.budget.pass_bytes(self.result_bytes, self.device)
+        return self._allowed
+
+    def begin(self) -> None:
+        """Start on another part of the result, whose seeds may cost more."""
+        self._measured = []
+        self._fixed_bytes = 0
+        if self.budget.memory is not None:
+            self._allowed_bytes()  # refuses a result that cannot fit
 
     def _affordable(self) -> int:
         """Seeds that fit a pass, and on a CPU are worth one."""
@@ -98,12 +108,13 @@ class Chunks:
         if size > first_size and peak_bytes > first_peak:
             self.seed_bytes = max(1, (peak_bytes - first_peak) // (size - first_size))
             self._fixed_bytes = max(0, first_peak - first_size * self.seed_bytes)
-        if len(self._measured) == 1 and isinstance(self.budget.memory, int):
+        if size == 1 and isinstance(self.budget.memory, int) and not self._warned:
             self._warn_if_one_seed_is_too_much(peak_bytes)
 
     def _warn_if_one_seed_is_too_much(self, peak_bytes: int) -> None:
         allowed = self._allowed_bytes()
         if peak_bytes > allowed:
+            self._warned = True
             warn(
                 f"{self.budget.api}: one seed needs {human(peak_bytes)}, more than the "
                 f"{human(allowed)} that `memory=` leaves beside what is held; going on one seed "
@@ -128,6 +139,7 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
     Returns:
         For each target a tensor (total, *shape), or None where it is zero.
     """
+    chunks.begin()
     pieces: list[tuple[int, Sequence[Tensor | None]]] = []
     whole: list[Tensor | None] = []
     start = 0

@@ -16,9 +16,10 @@ from torchjac._evaluate.blocks import Blocks, rows_to_block
 from torchjac._evaluate.seeds import BatchDims, basis, rows_of_samples, seed_count
 from torchjac._evaluate.sweep import owned
 from torchjac._evaluate.tape import Linearized
+from torchjac._torch import coarsest_eps
 
 # Rounding errors of a product, in units of the precision; half precision is capped.
-TOLERANCE_EPS = 100.0
+TOLERANCE_EPS = 1000.0
 TOLERANCE_CAP = 0.1
 # So many outputs get a product each; more are summed into one.
 FEW_OUTPUTS = 8
@@ -29,14 +30,37 @@ class Witness(NamedTuple):
 
     cotangents: tuple[Tensor, ...]
     groups: tuple[tuple[Sequence[int], Sequence[Tensor | None]], ...]
+    eps: float
+    floors: tuple[float, ...]
 
     def agrees(self, blocks: Blocks, batch: BatchDims | None = None) -> bool:
         """Whether u^T times `blocks` is what the tape said, for every group, input and sample."""
         return all(
-            _agree(*_contracted(self.cotangents, blocks, which, j, batch), product, batch)
+            self._agree(*_contracted(self.cotangents, blocks, which, j, batch), product, j, batch)
             for which, products in self.groups
             for j, product in enumerate(products)
         )
+
+    def _agree(
+        self,
+        ours: Tensor | None,
+        bound: Tensor | None,
+        tape: Tensor | None,
+        j: int,
+        batch: BatchDims | None,
+    ) -> bool:
+        if tape is not None:
+            tape = tape.detach()
+            tape = tape.reshape(1, -1) if batch is None else rows_of_samples(tape, batch.inputs)
+        allowed = min(TOLERANCE_EPS * self.eps, TOLERANCE_CAP)
+        if ours is None or bound is None or tape is None:
+            present = ours if tape is None else tape
+            return present is None or bool((present.norm(dim=1) <= allowed * self.floors[j]).all())
+        tape = tape.to(ours)
+        known = ours.isfinite() & tape.isfinite() & bound.isfinite()
+        off = torch.where(known, ours - tape, 0).norm(dim=1)
+        scale = torch.where(known, bound, 0).norm(dim=1) + self.floors[j]
+        return bool((off <= allowed * scale).all())
 
 
 def testify(tape: Linearized) -> Witness:
@@ -51,16 +75,31 @@ def testify(tape: Linearized) -> Witness:
     cotangents = tuple(random_like(tape.outputs.tensors))
     count = len(cotangents)
     groups = [[i] for i in range(count)] if count <= FEW_OUTPUTS else [list(range(count))]
-    return Witness(
-        cotangents,
-        tuple(
-            (
-                which,
-                tape.pull(which, [cotangents[i] for i in which], stacked=False, create_graph=False),
-            )
-            for which in groups
-        ),
+    products = [
+        tape.pull(which, [cotangents[i] for i in which], stacked=False, create_graph=False)
+        for which in groups
+    ]
+    return _witness(tape, cotangents, list(zip(groups, products, strict=True)))
+
+
+def _witness(
+    tape: Linearized,
+    cotangents: Sequence[Tensor],
+    groups: Sequence[tuple[Sequence[int], Sequence[Tensor | None]]],
+) -> Witness:
+    """With the coarsest precision in the graph, and for each input what rounding alone makes."""
+    outputs = tape.outputs.tensors
+    size = sum(
+        [
+            float(u.double().norm() * y.detach().double().norm() / max(y.numel(), 1) ** 0.5)
+            for u, y in zip(cotangents, outputs, strict=True)
+            if not y.is_complex()
+        ]
     )
+    floors = [
+        size / (1.0 + float(x.detach().abs().max())) if x.numel() else 0.0 for x in tape.inputs
+    ]
+    return Witness(tuple(cotangents), tuple(groups), coarsest_eps(outputs), tuple(floors))
 
 
 def samples_at_once(
@@ -95,7 +134,7 @@ def samples_at_once(
             ]
         )
         groups.append(([i], [row if row is None else row[count] for row in rows]))
-    return blocks, Witness(tuple(cotangents), tuple(groups))
+    return blocks, _witness(tape, cotangents, groups)
 
 
 def random_like(tensors: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
@@ -141,23 +180,6 @@ def _contracted(
         total = part if total is None else total + part
         bound = size if bound is None else bound + size
     return total, bound
-
-
-def _agree(
-    ours: Tensor | None, bound: Tensor | None, tape: Tensor | None, batch: BatchDims | None
-) -> bool:
-    if tape is not None:
-        tape = tape.detach()
-        tape = tape.reshape(1, -1) if batch is None else rows_of_samples(tape, batch.inputs)
-    if ours is None or bound is None or tape is None:
-        present = ours if tape is None else tape
-        return present is None or not bool(present.any())
-    eps = max(torch.finfo(ours.dtype).eps, torch.finfo(tape.dtype).eps)
-    allowed = min(TOLERANCE_EPS * eps, TOLERANCE_CAP)
-    tape = tape.to(ours)
-    known = ours.isfinite() & tape.isfinite() & bound.isfinite()
-    off = torch.where(known, ours - tape, 0).norm(dim=1)
-    return bool((off <= allowed * torch.where(known, bound, 0).norm(dim=1)).all())
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -24,8 +24,8 @@ from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.watch import Watch
-from torchjac._evaluate.witness import testify
-from torchjac._inputs.signature import Outputs, Signature
+from torchjac._evaluate.witness import close, testify
+from torchjac._inputs.signature import Signature
 from torchjac._torch import node_names
 from torchjac.errors import ChangedShapeError
 
@@ -41,10 +41,9 @@ class Work:
         options: How to compute.
         batch: Axes of independent samples, None for the whole Jacobian.
         state: Where the random generators stood before the function ran.
-        outputs: Its value.
-        tape: Its graph, while it is kept.
+        tape: Its value and graph.
         budget: What memory may be used.
-        bound_bytes: Bytes of all gradients of one seed, None where there was no graph to ask.
+        bound_bytes: Bytes of all gradients of one seed.
         progress: The progress bar.
         chunks: The accounts of the way that was taken last.
     """
@@ -53,18 +52,15 @@ class Work:
     options: Options
     batch: BatchDims | None
     state: RandomState
-    outputs: Outputs
-    tape: Tape | None
+    tape: Tape
     budget: Budget
-    bound_bytes: int | None
+    bound_bytes: int
     progress: Progress
     chunks: Chunks = field(init=False)
 
     def rungs(self, mode: str) -> list[Rung[Blocks]]:
         """Ways to compute, fastest first."""
-        if mode == "reverse-mode" or self.options.create_graph:
-            # Differentiable columns are not to be had: PyTorch's forward rules of solve, det,
-            # layer_norm and others have a wrong derivative, and some double-backwards too.
+        if mode == "reverse-mode":
             return list(self._reverse_rungs())
         return [*self._forward_rungs(), *self._double_rungs(), *self._reverse_rungs()]
 
@@ -91,14 +87,21 @@ class Work:
             yield Rung("double-backward", METHODS[stacked], lambda s=stacked: self._double(s))
 
     def _uses_fused_attention(self) -> bool:
-        # Without a graph nobody knows; the rung is then worth a try.
-        return self.tape is None or uses_fused_attention(node_names(self.tape.outputs.tensors))
+        return uses_fused_attention(node_names(self.tape.outputs.tensors))
+
+    def is_reproducible(self) -> bool:
+        """Whether a plain second evaluation gives what the first gave."""
+        again = self._recorded(self.signature).outputs.tensors
+        pairs = zip(again, self.tape.outputs.tensors, strict=False)
+        return all(a.shape == b.shape and close(a, b) for a, b in pairs)
 
     def _reverse(self, stacked: bool, math_attention: bool = False) -> Blocks:
-        tape = self._recorded(with_math_attention(self.signature) if math_attention else None)
+        tape = self.tape
+        if math_attention:
+            tape = self._recorded(with_math_attention(self.signature))
         blocks = reverse(
             tape,
-            self._new_chunks(rows=True),
+            self._new_chunks(rows=True, stacked=stacked),
             stacked=stacked,
             create_graph=self.options.create_graph,
             batch=self.batch,
@@ -108,8 +111,8 @@ class Work:
         return blocks
 
     def _double(self, stacked: bool) -> Blocks:
-        tape = self._recorded()
-        chunks = self._new_chunks(rows=False)
+        tape = self.tape
+        chunks = self._new_chunks(rows=False, stacked=stacked)
         blocks = double_backward(
             tape, chunks, stacked=stacked, create_graph=False, batch=self.batch
         )
@@ -126,33 +129,32 @@ class Work:
         try:
             blocks = replicated(
                 self.signature,
-                self.outputs.tensors,
-                self._new_chunks(rows=True),
+                self.tape.outputs.tensors,
+                self._new_chunks(rows=True, stacked=True),
                 self.batch,
                 create_graph=self.options.create_graph,
             )
         except ChangedShapeError as error:
             raise NotImplementedError("the function needs a batch of this size") from error
-        if not testify(self._recorded()).agrees(blocks, self.batch):
+        if not testify(self.tape).agrees(blocks, self.batch):
             raise NotImplementedError("copies of the batch are treated differently")
         return blocks
 
     def _forward(self, stacked: bool, math_attention: bool = False) -> Blocks:
         signature = with_math_attention(self.signature) if math_attention else self.signature
-        warn = self.tape is None and not self.options.quiet
         with grad_recorded():
             leaves = [t.detach().contiguous() for t in signature.leaves]
             return forward(
                 replaying(
                     signature.api,
                     lambda copies: signature.replay(copies).tensors,
-                    self.outputs.tensors,
+                    self.tape.outputs.tensors,
                     self.state,
-                    Watch(signature.api, warn=warn),
+                    Watch(signature.api, warn=False),
                 ),
                 [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves],
-                self.outputs.tensors,
-                self._new_chunks(rows=False, worthwhile_bytes=FORWARD_PASS_BYTES),
+                self.tape.outputs.tensors,
+                self._new_chunks(rows=False, stacked=stacked, worthwhile_bytes=FORWARD_PASS_BYTES),
                 stacked=stacked,
                 create_graph=False,
                 batch=self.batch,
@@ -162,23 +164,23 @@ class Work:
         """Rows or columns of the Jacobian, or of that of one sample."""
         if rows:
             dim = None if self.batch is None else self.batch.outputs
-            return sum([seed_count(output, dim) for output in self.outputs.tensors])
+            return sum([seed_count(output, dim) for output in self.tape.outputs.tensors])
         dim = None if self.batch is None else self.batch.inputs
         return sum([seed_count(leaf, dim) for leaf in self.signature.leaves])
 
-    def _recorded(self, other: Signature | None = None) -> Tape:
-        """The tape, recorded again where it was let go or another function is asked for."""
-        if other is None and self.tape is not None:
-            return self.tape
-        again = (other or self.signature)._replace(call=(other or self.signature).recall)
+    def _recorded(self, other: Signature) -> Tape:
+        """The function, or a variant of it, recorded once more."""
         with self.state.replayed():
-            return record(again, create_graph=self.options.create_graph)
+            return record(other._replace(call=other.recall), create_graph=self.options.create_graph)
 
-    def _new_chunks(self, *, rows: bool, worthwhile_bytes: int = REVERSE_PASS_BYTES) -> Chunks:
-        size = result_bytes(self.outputs.tensors, self.signature.leaves, self.batch)
+    def _new_chunks(
+        self, *, rows: bool, stacked: bool, worthwhile_bytes: int = REVERSE_PASS_BYTES
+    ) -> Chunks:
+        size = result_bytes(self.tape.outputs.tensors, self.signature.leaves, self.batch)
         small = self.options.memory is None and is_negligible(
             self.seeds(rows=rows), self.bound_bytes, size
         )
         device = self.signature.leaves[0].device
-        self.chunks = Chunks(self.budget, size, small, device, self.progress, worthwhile_bytes)
+        budget = self.budget if stacked else replace(self.budget, chunk_size=1)
+        self.chunks = Chunks(budget, size, small, device, self.progress, worthwhile_bytes)
         return self.chunks
