@@ -125,29 +125,102 @@ def test_the_witness_finds_faulty_columns_and_rows_replace_them(monkeypatch, fau
     assert agrees_with_differences(result, tall, X)
 
 
+class NoForward(torch.autograd.Function):
+    """The identity without a forward rule, so that columns come by a second backward pass."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent
+
+
+def tall_without_forward(x):
+    return NoForward.apply(tall(x))
+
+
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
+def test_columns_without_a_forward_rule_come_by_double_backward():
+    with torchjac.record() as runs:
+        result = torchjac.jacobian(tall_without_forward, X)
+
+    assert [run.mode for run in runs] == ["double-backward"]
+    assert agrees_with_differences(result, tall_without_forward, X)
+
+
 @every_fault
 def test_the_witness_finds_faulty_columns_by_double_backward(monkeypatch, fault):
     monkeypatch.setattr("torchjac._evaluate.double_backward.basis", fault)
-    x = X.clone().requires_grad_()
 
-    with torchjac.record() as runs:
-        result = torchjac.jacobian_of(tall(x), x)
+    with (
+        pytest.warns(FallbackWarning, match="derivative of the backward pass is not the Jacobian"),
+        torchjac.record() as runs,
+    ):
+        result = torchjac.jacobian(tall_without_forward, X)
 
-    assert [run.mode for run in runs] == ["double-backward", "reverse-mode"]
-    assert agrees_with_differences(result, tall, X)
+    assert [run.mode for run in runs] == ["reverse-mode"]
+    assert agrees_with_differences(result, tall_without_forward, X)
+
+
+def sample_by_sample_agrees(result, func, samples):
+    """`agrees_with_differences` for every sample of one input and one output."""
+    return all(
+        agrees_with_differences(block, lambda x: func(x[None])[0], sample)
+        for sample, block in zip(samples, result, strict=True)
+    )
+
+
+def the_witness_agrees(result, func, samples):
+    """What `batch_jacobian` asks before it hands anything out; on no fault in the tape itself."""
+    tape = record(bind("batch_jacobian", func, samples), create_graph=False)
+    blocks = [[result]] if isinstance(result, torch.Tensor) else result
+    return testify(tape).agrees(blocks, BatchDims(0, 0))
+
+
+def weighed_sines(x):
+    return x.sin() * x.sum(1, keepdim=True)
+
+
+SAMPLES = torch.stack([X, 2 * X])
+
+
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+def test_the_witness_of_samples_confirms_what_has_no_fault(strategy):
+    result = torchjac.batch_jacobian(weighed_sines, SAMPLES, strategy=strategy)
+
+    assert the_witness_agrees(result, weighed_sines, SAMPLES)
+    assert sample_by_sample_agrees(result, weighed_sines, SAMPLES)
 
 
 @every_fault
-@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
-def test_the_witness_of_samples_finds_faulty_seeds(monkeypatch, fault, strategy):
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_the_witness_of_samples_finds_faulty_rows(monkeypatch, fault, chunk_size):
     monkeypatch.setattr("torchjac._evaluate.reverse.basis", fault)
-    monkeypatch.setattr("torchjac._evaluate.forward.basis", fault)
-    samples = torch.stack([X, 2 * X])
 
-    with pytest.raises(MixedSamplesError):
-        torchjac.batch_jacobian(
-            lambda x: x.sin() * x.sum(1, keepdim=True), samples, strategy=strategy
-        )
+    result = torchjac.batch_jacobian(
+        weighed_sines, SAMPLES, strategy="reverse-mode", chunk_size=chunk_size
+    )
+
+    assert not the_witness_agrees(result, weighed_sines, SAMPLES)
+    assert not sample_by_sample_agrees(result, weighed_sines, SAMPLES)
+
+
+@every_fault
+def test_the_witness_of_samples_finds_faulty_columns_and_rows_replace_them(monkeypatch, fault):
+    monkeypatch.setattr("torchjac._evaluate.forward.basis", fault)
+
+    with pytest.warns(DisagreementWarning, match="forward and reverse mode disagree"):
+        result = torchjac.batch_jacobian(weighed_sines, SAMPLES, strategy="forward-mode")
+
+    assert sample_by_sample_agrees(result, weighed_sines, SAMPLES)
 
 
 # -- Faults in where blocks go -----------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What is known once the function was recorded, and the ways from there to a Jacobian."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
 from torchjac._evaluate.blocks import Blocks
