@@ -1823,11 +1823,7 @@ untraceable = pytest.mark.xfail(
     raises=Untraceable,
     reason="torch.compile cannot trace the batched passes yet",
 )
-COMPILED_CALLS = {
-    (call, backend): ()
-    for call in COMPILED
-    for backend in ("eager", "aot_eager")
-}
+COMPILED_CALLS = {(call, backend): () for call in COMPILED for backend in ("eager", "aot_eager")}
 for refused in (
     ("jacobian", "aot_eager"),
     ("tall jacobian", "aot_eager"),
@@ -1840,10 +1836,7 @@ for refused in (
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "backend"),
-    [
-        pytest.param(*case, marks=marks, id="-".join(case))
-        for case, marks in COMPILED_CALLS.items()
-    ],
+    [pytest.param(*case, marks=marks, id="-".join(case)) for case, marks in COMPILED_CALLS.items()],
 )
 def test_call_inside_of_compiled_code_gives_the_same(call, backend):
     name, func, modifier = COMPILED[call]

@@ -468,7 +468,13 @@ CASES = {
     "hidden value": Case(
         lambda: jacobian(lambda x: x * x[0].item(), x2()),
         errors.HiddenValueWarning,
-        ("jacobian: `.item()`", "depends on the inputs", "constant", "Keep it a tensor", "detach()"),
+        (
+            "jacobian: `.item()`",
+            "depends on the inputs",
+            "constant",
+            "Keep it a tensor",
+            "detach()",
+        ),
     ),
     "constant output": Case(
         lambda: jacobian(lambda x: x.detach(), x2()),
@@ -548,7 +554,7 @@ CASES = {
             "batch_jacobian: the samples are not independent",
             "output 0 of sample 0 depends on input 0 of sample 1",
             "reduction",
-            "wrong axis of samples",
+            "`in_dim` or `out_dim`",
             "`torchjac.jacobian`",
         ),
     ),
@@ -556,6 +562,13 @@ CASES = {
         lambda: batch_jacobian(nn.Sequential(nn.BatchNorm1d(3)), x23()),
         errors.MixedSamplesError,
         ("batch_jacobian: the samples", "batch normalisation in training mode (0)", ".eval()"),
+    ),
+    "batch: mixed by batch norm without statistics": Case(
+        lambda: batch_jacobian(
+            nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval(), x23()
+        ),
+        errors.MixedSamplesError,
+        ("batch normalisation without running statistics (0)", "track_running_stats=True"),
     ),
     "batch: fixed rows": Case(
         lambda: batch_jacobian(fixed_rows, x23()),
@@ -640,6 +653,16 @@ CASES = {
         errors.ShapeError,
         ("divergence: `inputs` has no axis batch_dim=1", "(2,)"),
     ),
+    "calculus: mixed": Case(
+        lambda: torchjac.divergence(lambda x: x * x.sum(0), x23(), batch_dim=0),
+        errors.MixedSamplesError,
+        (
+            "divergence: the samples are not independent",
+            "output 0 of sample 0 depends on input 0 of sample 1",
+            "`batch_dim`",
+            "`torchjac.jacobian`",
+        ),
+    ),
     "calculus: in a transform": Case(
         lambda: torch.func.grad(lambda x: torchjac.divergence(square, x, batch_dim=0).sum())(x23()),
         errors.ArgumentError,
@@ -689,7 +712,12 @@ CASES = {
     "difference: step that vanishes": Case(
         lambda: torchjac.finite_difference(square, x2(), step=1e-20),
         errors.ArgumentError,
-        ("`step` 1e-20 vanishes beside inputs as large as 2.0", "torch.float32", "Leave it out"),
+        (
+            "finite_difference: `step` 1e-20 vanishes",
+            "large as 2.0",
+            "torch.float32",
+            "Leave it out",
+        ),
     ),
     "difference: output": Case(
         lambda: torchjac.finite_difference(lambda x: "text", np.ones(2)),
@@ -783,9 +811,7 @@ CASES = {
         ("grad can be implicitly created only for real scalar outputs", "torch.complex64"),
     ),
     "functional: forward of integers": Case(
-        lambda: functional.jacobian(
-            square, torch.tensor([1, 2]), strategy=FORWARD, vectorize=True
-        ),
+        lambda: functional.jacobian(square, torch.tensor([1, 2]), strategy=FORWARD, vectorize=True),
         errors.ArgumentError,
         ("Expected primal to be floating point or complex", "torch.int64"),
     ),

@@ -4,9 +4,14 @@ import pytest
 import torch
 
 import torchjac
+from torchjac import functional
 from torchjac._api import check as check_module
 from torchjac._evaluate import blocks, differences, forward, reverse, seeds
-from torchjac.errors import DisagreementWarning, MixedSamplesError
+from torchjac._evaluate.seeds import BatchDims
+from torchjac._evaluate.tape import record
+from torchjac._evaluate.witness import testify as take_witness
+from torchjac._inputs.signature import bind
+from torchjac.errors import DisagreementWarning, FallbackWarning
 
 X = torch.tensor([0.3, 0.7, 1.1], dtype=torch.float64)
 
@@ -73,12 +78,23 @@ def test_differences_find_faulty_rows(monkeypatch, fault):
 
 @every_fault
 def test_differences_find_faulty_columns_where_nothing_else_looks(monkeypatch, fault):
-    # Forward mode that was asked for has no second opinion: it costs what was asked for.
+    # The drop-in has no second opinion: it gives what was asked for.
     monkeypatch.setattr("torchjac._evaluate.forward.basis", fault)
+    monkeypatch.setattr("torchjac._evaluate.outright.FEW_SEEDS", 0)
 
-    result = torchjac.jacobian(field, X, strategy="forward-mode")
+    result = functional.jacobian(field, X, strategy="forward-mode", vectorize=True)
 
     assert not agrees_with_differences(result, field, X)
+
+
+@every_fault
+def test_the_witness_finds_faulty_columns_that_were_asked_for(monkeypatch, fault):
+    monkeypatch.setattr("torchjac._evaluate.forward.basis", fault)
+
+    with pytest.warns(DisagreementWarning, match="forward and reverse mode disagree"):
+        result = torchjac.jacobian(field, X, strategy="forward-mode")
+
+    assert agrees_with_differences(result, field, X)
 
 
 class Own(torch.autograd.Function):
@@ -160,13 +176,10 @@ def test_columns_without_a_forward_rule_come_by_double_backward():
 def test_the_witness_finds_faulty_columns_by_double_backward(monkeypatch, fault):
     monkeypatch.setattr("torchjac._evaluate.double_backward.basis", fault)
 
-    with (
-        pytest.warns(FallbackWarning, match="derivative of the backward pass is not the Jacobian"),
-        torchjac.record() as runs,
-    ):
+    refusal = "double-backward/vmap: the derivative of the backward pass is not the Jacobian"
+    with pytest.warns(FallbackWarning, match=refusal):
         result = torchjac.jacobian(tall_without_forward, X)
 
-    assert [run.mode for run in runs] == ["reverse-mode"]
     assert agrees_with_differences(result, tall_without_forward, X)
 
 
@@ -181,8 +194,8 @@ def sample_by_sample_agrees(result, func, samples):
 def the_witness_agrees(result, func, samples):
     """What `batch_jacobian` asks before it hands anything out; on no fault in the tape itself."""
     tape = record(bind("batch_jacobian", func, samples), create_graph=False)
-    blocks = [[result]] if isinstance(result, torch.Tensor) else result
-    return testify(tape).agrees(blocks, BatchDims(0, 0))
+    made = [[result]] if isinstance(result, torch.Tensor) else result
+    return take_witness(tape).agrees(made, BatchDims(0, 0))
 
 
 def weighed_sines(x):
@@ -232,15 +245,25 @@ def test_two_fields_agree_without_a_fault():
     assert agrees_with_differences(torchjac.jacobian(two_fields, (x, y)), two_fields, (x, y))
 
 
-@pytest.mark.parametrize("mode", ["reverse", "forward"])
 @pytest.mark.parametrize("axis", ["outputs", "inputs"])
-def test_differences_find_swapped_blocks(monkeypatch, mode, axis):
-    swap_blocks(monkeypatch, f"torchjac._evaluate.work.{mode}", axis)
+def test_differences_find_swapped_blocks(monkeypatch, axis):
+    swap_blocks(monkeypatch, "torchjac._evaluate.work.reverse", axis)
     x, y = X, X.flip(0)
 
-    result = torchjac.jacobian(two_fields, (x, y), strategy=f"{mode}-mode", chunk_size=2)
+    result = torchjac.jacobian(two_fields, (x, y), strategy="reverse-mode", chunk_size=2)
 
     assert not agrees_with_differences(result, two_fields, (x, y))
+
+
+@pytest.mark.parametrize("axis", ["outputs", "inputs"])
+def test_the_witness_finds_swapped_blocks_that_were_asked_for(monkeypatch, axis):
+    swap_blocks(monkeypatch, "torchjac._evaluate.work.forward", axis)
+    x, y = X, X.flip(0)
+
+    with pytest.warns(DisagreementWarning, match="forward and reverse mode disagree"):
+        result = torchjac.jacobian(two_fields, (x, y), strategy="forward-mode", chunk_size=2)
+
+    assert agrees_with_differences(result, two_fields, (x, y))
 
 
 def swap_blocks(monkeypatch, target, axis):
@@ -270,11 +293,14 @@ def test_the_witness_finds_swapped_blocks(monkeypatch, axis):
 
 @pytest.mark.parametrize("axis", ["outputs", "inputs"])
 def test_the_witness_of_samples_finds_swapped_blocks(monkeypatch, axis):
+    x, y = SAMPLES, torch.stack([X.flip(0), X])
+    right = torchjac.batch_jacobian(two_fields, (x, y), strategy="reverse-mode", chunk_size=2)
     swap_blocks(monkeypatch, "torchjac._evaluate.work.reverse", axis)
-    x, y = torch.stack([X, 2 * X]), torch.stack([X.flip(0), X])
 
-    with pytest.raises(MixedSamplesError):
-        torchjac.batch_jacobian(two_fields, (x, y), strategy="reverse-mode")
+    wrong = torchjac.batch_jacobian(two_fields, (x, y), strategy="reverse-mode", chunk_size=2)
+
+    assert the_witness_agrees(right, two_fields, (x, y))
+    assert not the_witness_agrees(wrong, two_fields, (x, y))
 
 
 def test_the_witness_finds_a_block_that_was_lost(monkeypatch):
@@ -325,19 +351,19 @@ def samplewise(x):
 def test_the_witness_of_samples_finds_transposed_rows(monkeypatch):
     transpose_blocks(monkeypatch, "reverse", "rows_to_block")
 
-    with pytest.raises(MixedSamplesError):
-        torchjac.batch_jacobian(samplewise, torch.stack([X, 2 * X]), strategy="reverse-mode")
+    result = torchjac.batch_jacobian(samplewise, SAMPLES, strategy="reverse-mode", chunk_size=2)
+
+    assert not the_witness_agrees(result, samplewise, SAMPLES)
+    assert not sample_by_sample_agrees(result, samplewise, SAMPLES)
 
 
 def test_the_witness_of_samples_finds_transposed_columns_and_rows_replace_them(monkeypatch):
     transpose_blocks(monkeypatch, "forward", "columns_to_block")
-    samples = torch.stack([X, 2 * X])
 
     with pytest.warns(DisagreementWarning, match="forward and reverse mode disagree"):
-        result = torchjac.batch_jacobian(samplewise, samples, strategy="forward-mode")
+        result = torchjac.batch_jacobian(samplewise, SAMPLES, strategy="forward-mode")
 
-    for sample, block in zip(samples, result, strict=True):
-        assert agrees_with_differences(block, lambda x: samplewise(x[None])[0], sample)
+    assert sample_by_sample_agrees(result, samplewise, SAMPLES)
 
 
 def test_the_witness_of_samples_finds_samples_in_the_wrong_order(monkeypatch):
@@ -347,9 +373,64 @@ def test_the_witness_of_samples_finds_samples_in_the_wrong_order(monkeypatch):
         return [[block.roll(1, 0) for block in row] for row in original(*args, **kwargs)]
 
     monkeypatch.setattr("torchjac._evaluate.work.reverse", rolled)
+    samples = torch.stack([X, 2 * X, 3 * X])
 
-    with pytest.raises(MixedSamplesError):
-        torchjac.batch_jacobian(torch.sin, torch.stack([X, 2 * X, 3 * X]), strategy="reverse-mode")
+    result = torchjac.batch_jacobian(torch.sin, samples, strategy="reverse-mode", chunk_size=2)
+
+    assert not the_witness_agrees(result, torch.sin, samples)
+    assert not sample_by_sample_agrees(result, torch.sin, samples)
+
+
+def test_the_witness_turns_down_a_small_problem_that_was_done_at_once(monkeypatch):
+    # Then the rows are computed once more, another way.
+    transpose_blocks(monkeypatch, "witness", "rows_to_block")
+
+    result = torchjac.batch_jacobian(samplewise, SAMPLES)
+
+    assert sample_by_sample_agrees(result, samplewise, SAMPLES)
+
+
+class WronglyBatched(torch.autograd.Function):
+    """(g, x) -> 2 x g with a batching rule that says 3 x g."""
+
+    @staticmethod
+    def forward(g, x):
+        return 2 * x * g
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, h):
+        g, x = ctx.saved_tensors
+        return 2 * x * h, 2 * g * h
+
+    @staticmethod
+    def vmap(info, in_dims, g, x):
+        return 3 * x * g, 0
+
+
+class WronglyBatchedSquare(torch.autograd.Function):
+    """x -> x^2 whose backward pass is right for one seed and wrong for several."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return WronglyBatched.apply(g, *ctx.saved_tensors)
+
+
+def test_the_witness_of_samples_finds_a_wrong_batching_rule():
+    result = torchjac.batch_jacobian(WronglyBatchedSquare.apply, SAMPLES)
+
+    torch.testing.assert_close(result, torch.diag_embed(2 * SAMPLES))
 
 
 # -- Faults in derivative rules ----------------------------------------------------------------
@@ -473,8 +554,8 @@ def test_check_does_not_pass_on_wrong_differences(monkeypatch):
     original = check_module._by_difference
 
     def wrong(*args):
-        value, error = original(*args)
-        return 1.01 * value, error
+        measured = original(*args)
+        return measured._replace(value=1.01 * measured.value)
 
     monkeypatch.setattr("torchjac._api.check._by_difference", wrong)
 

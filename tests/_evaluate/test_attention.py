@@ -324,17 +324,6 @@ class TestDifferentiable:
 class TestHessian:
     """Second derivatives through attention."""
 
-    def test_the_math_kernel_is_reported(self):
-        torch.manual_seed(0)
-        block, x = Block(), torch.randn(B, T, D)
-
-        _, run, caught = observed(lambda: torchjac.hessian(lambda x: (block(x) ** 2).sum(), x))
-
-        assert (run.mode, run.method) == ("reverse-mode", "vmap, math attention")
-        assert run.refusals[0].method == "reverse-mode/vmap"
-        assert [category for category, _ in caught] == [FallbackWarning]
-        assert "_scaled_dot_product_flash_attention_for_cpu_backward" in caught[0][1]
-
     @pytest.mark.parametrize("options", [{}, {"vectorize": False}, {"create_graph": True}], ids=str)
     @pytest.mark.parametrize("strategy", ["auto", "reverse-mode", "forward-mode"])
     def test_equals_pytorch_with_the_math_kernel(self, case, strategy, options):

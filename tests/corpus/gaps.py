@@ -5,8 +5,9 @@ fails the test of its operation, so that the table stays true.
 """
 
 # Operation -> why PyTorch's own forward mode (torch.autograd.forward_ad, a column at a time) and
-# its own reverse mode (a row at a time) give different Jacobians. The routes by reverse mode must
-# equal the one, the routes by forward mode the other.
+# its own reverse mode (a row at a time) give different Jacobians. `torchjac.jacobian` must give
+# that of reverse mode, whatever the strategy; `torchjac.functional.jacobian` that of the mode asked
+# for, as PyTorch does.
 MODES_DIFFER: dict[str, str] = {
     "__rpow__": (
         "partial derivatives that are NaN (the logarithm of a negative base) spread by 0 * NaN: "

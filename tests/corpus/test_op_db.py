@@ -50,22 +50,29 @@ MANY = Limits(samples=40, empty=4, seeds=1_000, entries=400_000)
 class Route(NamedTuple):
     """One way to ask for a Jacobian."""
 
-    forward: bool
     jacobian: Callable[..., Any]
+    # Blocks have the dtype of their input, or of their output as in PyTorch's forward mode.
+    output_dtype: bool = False
+    # Where PyTorch's two modes differ the answer is that of reverse mode, or of forward mode.
+    by_columns: bool = False
 
 
 ROUTES = {
-    "auto": Route(False, torchjac.jacobian),
-    "auto, loop": Route(False, lambda f, x: torchjac.jacobian(f, x, vectorize=False)),
-    "reverse-mode": Route(False, lambda f, x: torchjac.jacobian(f, x, strategy="reverse-mode")),
-    "forward-mode": Route(True, lambda f, x: torchjac.jacobian(f, x, strategy="forward-mode")),
-    "forward-mode, loop": Route(
-        True, lambda f, x: torchjac.jacobian(f, x, vectorize=False, strategy="forward-mode")
+    "auto": Route(torchjac.jacobian),
+    "auto, loop": Route(lambda f, x: torchjac.jacobian(f, x, vectorize=False)),
+    "reverse-mode": Route(lambda f, x: torchjac.jacobian(f, x, strategy="reverse-mode")),
+    "forward-mode": Route(
+        lambda f, x: torchjac.jacobian(f, x, strategy="forward-mode"), output_dtype=True
     ),
-    "functional, reverse-mode": Route(False, torchjac.functional.jacobian),
+    "forward-mode, loop": Route(
+        lambda f, x: torchjac.jacobian(f, x, vectorize=False, strategy="forward-mode"),
+        output_dtype=True,
+    ),
+    "functional, reverse-mode": Route(torchjac.functional.jacobian),
     "functional, forward-mode": Route(
-        True,
         lambda f, x: torchjac.functional.jacobian(f, x, vectorize=True, strategy="forward-mode"),
+        output_dtype=True,
+        by_columns=True,
     ),
 }
 
@@ -215,9 +222,9 @@ def difference(case: Case, blocks: Sequence[Tensor], expected: Sequence[Tensor])
     return f"{wrong.sum()} of {wrong.numel()} entries differ, by up to {worst:.3g}"
 
 
-def dtypes(case: Case, *, forward: bool) -> list[torch.dtype]:
-    """Dtypes of the blocks: those of the inputs, and in forward mode those of the outputs."""
-    return [y.dtype if forward else x.dtype for y in case.outputs for x in case.inputs]
+def dtypes(case: Case, route: Route) -> list[torch.dtype]:
+    """Dtypes that the blocks are to have."""
+    return [y.dtype if route.output_dtype else x.dtype for y in case.outputs for x in case.inputs]
 
 
 def has_constant_output(case: Case, blocks: Sequence[Tensor]) -> bool:
@@ -245,7 +252,7 @@ class Account:
             columns = by_columns(case)
             self.gap_shows |= difference(case, columns, rows) is not None
         for label, route in ROUTES.items():
-            fault = self._fault(label, route, case, columns if route.forward else rows)
+            fault = self._fault(label, route, case, columns if route.by_columns else rows)
             if fault is not None:
                 self.faults.append(f"sample {number}, {label}: {fault}")
         self.compared += not case.is_empty
@@ -271,7 +278,7 @@ class Account:
             ):
                 return f"warned {warning.message}"
         found = [block.dtype for block in blocks]
-        if found != dtypes(case, forward=route.forward):
+        if found != dtypes(case, route):
             return f"dtypes {found}"
         return difference(case, blocks, expected)
 
@@ -399,7 +406,7 @@ def test_names_of_operations_are_unique() -> None:
 def test_a_wrong_route_is_found(
     spoil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = Route(False, lambda f, x: spoil(torchjac.jacobian(f, x)))
+    wrong = Route(lambda f, x: spoil(torchjac.jacobian(f, x)))
     monkeypatch.setitem(ROUTES, "wrong", wrong)
     x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     account = Account("planted")

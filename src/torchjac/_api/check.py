@@ -19,6 +19,7 @@ ROUNDING_UNITS = 1e4
 # A difference is believed within this multiple of its own error estimate.
 DOUBT = 10.0
 ROUNDING_CAP = 1e-2
+FLOOR_UNITS = 100.0
 # Steps begin here and shrink by 4 down to this many units of the precision.
 FIRST_STEP = 2.0**-5
 STEP_FLOOR = 64.0
@@ -193,7 +194,7 @@ def _cause(forward: float | None, reverse: float, measured: Difference, eps: flo
     difference, error = measured.value, measured.error
     known = [abs(x) for x in (reverse, forward or 0.0, difference) if math.isfinite(x)]
     size = max(known, default=0.0)
-    rounding = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * size + eps * measured.scale
+    rounding = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * size + FLOOR_UNITS * eps * measured.scale
     modes_agree = forward is None or abs(forward - reverse) <= rounding
     allowed = rounding + DOUBT * error
     if measured.kink > KINK * size + allowed:

@@ -64,12 +64,7 @@ def finite_difference(
     _check_arguments(api, func, method, step)
     given, spec = pytree.tree_flatten(as_arguments(inputs))
     is_numpy = any(isinstance(leaf, np.ndarray | np.generic) for leaf in given)
-    if not given:
-        raise ArgumentError(f"{api}: `inputs` holds no tensor to differentiate: got {inputs!r}.")
-    tensors = [_to_tensor(leaf) for leaf in given]
-    for k, leaf in enumerate(tensors):
-        check_leaf(api, f"input {k}", leaf, holomorphic=False)
-    leaves = [leaf.detach() for leaf in tensors]
+    leaves = _leaves(api, given)
     specs: list[Any] = []
 
     def evaluate(points: list[Tensor]) -> list[Tensor]:
@@ -106,6 +101,15 @@ def _check_arguments(api: str, func: Any, method: Any, step: Any) -> None:
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
     if step is not None and not (is_number and 0 < step < float("inf")):
         raise ArgumentError(f"{api}: `step` must be a positive number or None, got {step!r}.")
+
+
+def _leaves(api: str, given: Sequence[Any]) -> list[Tensor]:
+    if not given:
+        raise ArgumentError(f"{api}: `inputs` holds no tensor to differentiate: got {given!r}.")
+    tensors = [_to_tensor(leaf) for leaf in given]
+    for k, leaf in enumerate(tensors):
+        check_leaf(api, f"input {k}", leaf, holomorphic=False)
+    return [leaf.detach() for leaf in tensors]
 
 
 def _to_tensor(value: Any) -> Any:

@@ -27,7 +27,7 @@ from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Linearized, Tape, outside_inference_mode, record
 from torchjac._evaluate.transform import differentiate_in_transform
 from torchjac._evaluate.watch import Watch
-from torchjac._evaluate.witness import testify
+from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
@@ -192,17 +192,25 @@ def compute(work: Work, choice: Choice) -> Blocks:
     """
     if choice.mode == "reverse-mode" or work.signature.holomorphic:
         return climb(work, choice)
-    witness = testify(work.tape)
+    witness = _witness(work.tape)
     try:
         blocks = climb(work, choice)
     except ChangedFunctionError:
         if work.options.strategy == "forward-mode" and not work.is_reproducible():
             raise
         return climb(work, Choice("reverse-mode", "the function changes from call to call"))
-    if witness.agrees(blocks):
+    if witness is None or witness.agrees(blocks):
         return blocks
     warn_of_disagreement(work)
     return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
+
+
+def _witness(tape: Tape) -> Witness | None:
+    """A witness, or None where an op has no backward rule and forward mode is all there is."""
+    try:
+        return testify(tape)
+    except (RuntimeError, NotImplementedError):
+        return None
 
 
 def warn_of_disagreement(work: Work) -> None:

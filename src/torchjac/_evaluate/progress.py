@@ -10,14 +10,14 @@ from torchjac.errors import MissingExtraError
 def check_progress(*, shown: bool) -> None:
     """Refuse to show a bar that cannot be shown, before any work is done."""
     if shown:
-        _rich_bar()
+        _rich_progress()
 
 
 class Progress:
     """Counts seeds; shows a bar where one was asked for."""
 
     def __init__(self, *, shown: bool, label: str = "") -> None:
-        self._bar = _rich_bar() if shown else None
+        self._bar = _rich_progress().Progress(transient=True) if shown else None
         self._label = label
         self._task: Any = None
 
@@ -48,11 +48,10 @@ class Progress:
             self._bar.advance(self._task, count)
 
 
-def _rich_bar() -> Any:
+def _rich_progress() -> Any:
     try:
-        bars = import_module("rich.progress")
+        return import_module("rich.progress")
     except ImportError:
         raise MissingExtraError(
             "progress=True needs the package `rich`: pip install 'torchjac[rich]'."
         ) from None
-    return bars.Progress(transient=True)

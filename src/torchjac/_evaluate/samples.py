@@ -23,6 +23,7 @@ from torchjac._evaluate.report import is_listened_to
 from torchjac._evaluate.seeds import BatchDims, seed_count
 from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
+from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Signature
 from torchjac._torch import inside_transform
 from torchjac.errors import ArgumentError, ShapeError
@@ -76,18 +77,23 @@ def differentiate_samples(
         if is_negligible(rows, bound, expected):
             blocks = _at_once(tape, batch, create_graph=options.create_graph)
     if blocks is None:
-        witness = testify(tape)
         with Progress(shown=options.progress, label=api) as progress:
-            work = point.work(options, batch, bound, progress)
-            blocks = climb(work, choice)
-            if choice.mode == "forward-mode" and not witness.agrees(blocks, batch):
-                blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
-                if witness.agrees(blocks, batch):
-                    warn_of_disagreement(work)
-        if not witness.agrees(blocks, batch):
-            refuse_if_mixed(api, func, tape, batch)
+            blocks = _compute(point.work(options, batch, bound, progress), choice, batch, func)
     look_for_zeros(api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, signature.leaves, batch))
+
+
+def _compute(work: Work, choice: Choice, batch: BatchDims, func: Callable[..., Any]) -> Blocks:
+    """Climb down the ladder, and have a witness look for samples that mix."""
+    witness = testify(work.tape)
+    blocks = climb(work, choice)
+    if choice.mode == "forward-mode" and not witness.agrees(blocks, batch):
+        blocks = climb(work, Choice("reverse-mode", "forward mode gives another answer"))
+        if witness.agrees(blocks, batch):
+            warn_of_disagreement(work)
+    if not witness.agrees(blocks, batch):
+        refuse_if_mixed(work.signature.api, func, work.tape, batch)
+    return blocks
 
 
 def _at_once(tape: Tape, batch: BatchDims, *, create_graph: bool) -> Blocks | None:

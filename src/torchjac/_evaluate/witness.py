@@ -53,13 +53,15 @@ class Witness(NamedTuple):
             tape = tape.detach()
             tape = tape.reshape(1, -1) if batch is None else rows_of_samples(tape, batch.inputs)
         allowed = min(TOLERANCE_EPS * self.eps, TOLERANCE_CAP)
+        # Samples may be of very different sizes, which one floor for all would hide.
+        floor = self.floors[j] if batch is None else 0.0
         if ours is None or bound is None or tape is None:
             present = ours if tape is None else tape
-            return present is None or bool((present.norm(dim=1) <= allowed * self.floors[j]).all())
+            return present is None or bool((present.norm(dim=1) <= allowed * floor).all())
         tape = tape.to(ours)
         known = ours.isfinite() & tape.isfinite() & bound.isfinite()
         off = torch.where(known, ours - tape, 0).norm(dim=1)
-        scale = torch.where(known, bound, 0).norm(dim=1) + self.floors[j]
+        scale = torch.where(known, bound, 0).norm(dim=1) + floor
         return bool((off <= allowed * scale).all())
 
 

@@ -92,8 +92,10 @@ class Work:
     def is_reproducible(self) -> bool:
         """Whether a plain second evaluation gives what the first gave."""
         again = self._recorded(self.signature).outputs.tensors
-        pairs = zip(again, self.tape.outputs.tensors, strict=False)
-        return all(a.shape == b.shape and close(a, b) for a, b in pairs)
+        first = self.tape.outputs.tensors
+        if [a.shape for a in again] != [b.shape for b in first]:
+            return False
+        return all(close(a, b) for a, b in zip(again, first, strict=True))
 
     def _reverse(self, stacked: bool, math_attention: bool = False) -> Blocks:
         tape = self.tape
