@@ -25,6 +25,7 @@ from torch._functorch.eager_transforms import (
 )
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,6 +37,7 @@ __all__ = [
     "forward_grad_enabled",
     "forward_grad_is_enabled",
     "gradient_bytes",
+    "has_custom_functions",
     "has_numbers",
     "inside_transform",
     "is_grad_switch",
@@ -90,6 +92,16 @@ def is_wrapped(tensor: Tensor) -> bool:
 def has_numbers(tensor: Tensor) -> bool:
     """Whether `tensor` is an ordinary one, not of a subclass (fake ones, proxies) nor on meta."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta
+
+
+def _refuse_compiler() -> None:
+    """Raise inside `torch.compile`, which traces these passes into zeros without a word."""
+    if torch.compiler.is_dynamo_compiling():
+        raise NotImplementedError(
+            "torchjac's batched passes cannot be traced by torch.compile. Call torchjac outside of "
+            "compiled code, or mark the function that calls it with torch.compiler.disable; "
+            "`torchjac.func` can be compiled."
+        )
 
 
 def inside_transform() -> bool:
@@ -173,6 +185,7 @@ def push_forward(
         load_jvp_decompositions()
     # Inside another jvp its dual level serves; levels of torch.func keep the two apart. PyTorch
     # counts both for all threads together, so that one thread at a time may push.
+    _refuse_compiler()
     with (
         _forward_lock,
         jvp_increment_nesting() as level,
@@ -205,6 +218,7 @@ def batched(
     Returns:
         What `function` returned, with the batch axis first.
     """
+    _refuse_compiler()
     size = stacked[0].shape[0]
     with _vmap_level(size, randomness) as level:
         lifted = [_functorch._add_batch_dim(t, 0, level) for t in stacked]
@@ -277,6 +291,11 @@ def coarsest_eps(outputs: Sequence[Tensor]) -> float:
         dtypes.update(meta.dtype for meta in node._input_metadata)
     known = [torch.finfo(d).eps for d in dtypes if d.is_floating_point or d.is_complex]
     return max(known, default=0.0)
+
+
+def has_custom_functions(outputs: Sequence[Tensor]) -> bool:
+    """Whether a node behind `outputs` is an `autograd.Function` written in Python."""
+    return any(isinstance(node, BackwardCFunction) for node in _nodes(outputs))
 
 
 def refuse_wrong_batching(outputs: Sequence[Tensor]) -> None:

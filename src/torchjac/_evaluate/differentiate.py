@@ -31,7 +31,7 @@ from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
-from torchjac._torch import has_numbers, inside_transform, node_names
+from torchjac._torch import has_custom_functions, has_numbers, inside_transform, node_names
 from torchjac.errors import (
     ChangedFunctionError,
     DisagreementWarning,
@@ -72,6 +72,7 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     bound = bound_of_seed(outputs.tensors, tape.inputs)
     blocks = None
     plain = options.is_plain and not signature.holomorphic and choice.mode == "reverse-mode"
+    plain = plain and not has_custom_functions(outputs.tensors)
     if plain and is_negligible(rows, bound, result_bytes(outputs.tensors, leaves)):
         blocks = try_at_once(tape, create_graph=options.create_graph)
     if blocks is None:
@@ -191,7 +192,7 @@ def compute(work: Work, choice: Choice) -> Blocks:
         ChangedFunctionError: Forward mode was asked for, and the function is another at each call.
     """
     if choice.mode == "reverse-mode" or work.signature.holomorphic:
-        return climb(work, choice)
+        return _rows(work, choice)
     witness = _witness(work.tape)
     try:
         blocks = climb(work, choice)
@@ -205,11 +206,33 @@ def compute(work: Work, choice: Choice) -> Blocks:
     return climb(work, Choice("reverse-mode", "forward mode gives another answer"))
 
 
+def _rows(work: Work, choice: Choice) -> Blocks:
+    """Rows; if a user wrote a backward pass, which may be another one in a batch, with a witness."""
+    if work.signature.holomorphic or not has_custom_functions(work.tape.outputs.tensors):
+        return climb(work, choice)
+    witness = testify(work.tape)
+    blocks = climb(work, choice)
+    return blocks if witness.agrees(blocks) else one_by_one(work)
+
+
+def one_by_one(work: Work) -> Blocks:
+    """Rows by single passes, where batched ones gave other numbers than a single one did."""
+    if not work.options.quiet:
+        warn(
+            f"{work.signature.api}: batched backward passes disagree with single ones for this "
+            "function, as with an autograd.Function whose backward looks at the shape of its "
+            "gradient. The answer is that of single passes.",
+            DisagreementWarning,
+        )
+    work.options = work.options._replace(vectorize=False)
+    return climb(work, Choice("reverse-mode", "batched passes give another answer"))
+
+
 def _witness(tape: Tape) -> Witness | None:
     """A witness, or None where an op has no backward rule and forward mode is all there is."""
     try:
         return testify(tape)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return None
 
 

@@ -13,8 +13,10 @@ from torchjac._evaluate.reverse import reverse
 from torchjac._evaluate.strict import check_dependence
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Linearized, outside_inference_mode
+from torchjac._evaluate.witness import testify
 from torchjac._evaluate.work import METHODS
 from torchjac._inputs.warn import warn
+from torchjac._torch import has_custom_functions
 from torchjac.errors import ArgumentError, FallbackWarning, IndependenceWarning
 
 
@@ -63,7 +65,8 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
     seeds = sum([output.numel() for output in outputs])
     size = result_bytes(outputs, leaves)
     small = options.memory is None and is_negligible(seeds, bound_of_seed(outputs, leaves), size)
-    if small and options.is_plain:
+    custom = has_custom_functions(outputs)
+    if small and options.is_plain and not custom:
         blocks = try_at_once(tape, create_graph=options.create_graph)
         if blocks is not None:
             return blocks
@@ -78,6 +81,7 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
 
         return Rung("reverse-mode", METHODS[stacked], attempt)
 
+    witness = testify(tape) if custom else None
     with Progress(shown=options.progress, label=api) as progress:
         used, blocks, refusals = climb_down([rung(stacked) for stacked in options.stackings])
     if refusals and not options.quiet:
@@ -86,4 +90,6 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
         publish(
             evaluation(api, used, "there is no function to call", seeds, accounts[-1]), refusals
         )
+    if witness is not None and used.method == METHODS[True] and not witness.agrees(blocks):
+        return rung(False).attempt()  # a user's backward pass that is another one in a batch
     return blocks

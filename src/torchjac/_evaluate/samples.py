@@ -13,6 +13,7 @@ from torchjac._evaluate.differentiate import (
     evaluate,
     filled,
     look_for_zeros,
+    one_by_one,
     warn_of_disagreement,
 )
 from torchjac._evaluate.memory import bound_of_seed, is_negligible, result_bytes
@@ -93,6 +94,7 @@ def _compute(work: Work, choice: Choice, batch: BatchDims, func: Callable[..., A
             warn_of_disagreement(work)
     if not witness.agrees(blocks, batch):
         refuse_if_mixed(work.signature.api, func, work.tape, batch)
+        return one_by_one(work)
     return blocks
 
 
