@@ -41,6 +41,38 @@ class Unbatchable(torch.autograd.Function):
         return g * 2 * ctx.saved_tensors[0]
 
 
+class WrongProduct(torch.autograd.Function):
+    """2 x g, and 3 x g in a batch."""
+
+    @staticmethod
+    def forward(x, g):
+        return 2 * x * g
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, x, g):
+        return 3 * x * g, 0
+
+
+class WronglyBatched(torch.autograd.Function):
+    """x^2 with a backward pass that is wrong in a batch."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return WrongProduct.apply(ctx.saved_tensors[0], g)
+
+
 class WrongJvp(torch.autograd.Function):
     """x -> 2 x, with a forward rule that says 3."""
 
@@ -516,6 +548,11 @@ CASES = {
         errors.DisagreementWarning,
         ("jacobian: forward and reverse mode disagree", "reverse mode", "`torchjac.check`"),
     ),
+    "disagreement of batched passes": Case(
+        lambda: jacobian(WronglyBatched.apply, x2()),
+        errors.DisagreementWarning,
+        ("jacobian: batched backward passes disagree", "single ones", "autograd.Function"),
+    ),
     # batch_jacobian
     "batch: module": Case(
         lambda: batch_jacobian(nn.Linear(3, 1), x23(), wrt=nn.Linear(3, 1)),
@@ -871,6 +908,7 @@ class Template(NamedTuple):
 DROP_INS = ("functional.py", "func.py")
 # Messages that no call can show, and why.
 INTERNAL = {
+    "cannot be traced by torch.compile": "raised while tracing, by the slow tests of compiled calls",
     "the function was evaluated without its graph": "torchjac itself would be wrong",
     "a batch is repeated along an axis": "torchjac itself would be wrong",
     "copies of the batch, expected": "the ladder hears it, and says it in words of its own",

@@ -113,6 +113,10 @@ class Point(NamedTuple):
     ) -> Work:
         """Start on the Jacobian at this point."""
         budget = Budget(self.signature.api, options.memory, options.chunk_size, self.held_bytes)
+        leaves = self.signature.leaves
+        if options.memory is not None:  # refuse what cannot fit before any pass
+            size = result_bytes(self.tape.outputs.tensors, leaves, batch)
+            budget.pass_bytes(size, leaves[0].device)
         return Work(
             self.signature,
             options,
@@ -207,16 +211,33 @@ def compute(work: Work, choice: Choice) -> Blocks:
 
 
 def _rows(work: Work, choice: Choice) -> Blocks:
-    """Rows; if a user wrote a backward pass, which may be another one in a batch, with a witness."""
+    """Rows, with a witness if a user wrote a backward pass: in a batch it may be another one."""
     if work.signature.holomorphic or not has_custom_functions(work.tape.outputs.tensors):
         return climb(work, choice)
     witness = testify(work.tape)
     blocks = climb(work, choice)
-    return blocks if witness.agrees(blocks) else one_by_one(work)
+    return blocks if witness.agrees(blocks) else unless_wrong_in_a_batch(work, witness, blocks)
 
 
-def one_by_one(work: Work) -> Blocks:
-    """Rows by single passes, where batched ones gave other numbers than a single one did."""
+def unless_wrong_in_a_batch(work: Work, witness: Witness, blocks: Blocks) -> Blocks:
+    """The blocks, or those of single passes if these are what the witness meant.
+
+    If they are not either, it was rounding, or a backward pass that is not linear.
+
+    Args:
+        work: The function, evaluated.
+        witness: A single product that the blocks contradict.
+        blocks: Made by batched passes.
+
+    Returns:
+        The blocks to believe.
+    """
+    if work.options.vectorize is not None:
+        return blocks
+    work.options = work.options._replace(vectorize=False)
+    single = climb(work, Choice("reverse-mode", "batched passes give another answer"))
+    if not witness.agrees(single, work.batch):
+        return blocks
     if not work.options.quiet:
         warn(
             f"{work.signature.api}: batched backward passes disagree with single ones for this "
@@ -224,8 +245,7 @@ def one_by_one(work: Work) -> Blocks:
             "gradient. The answer is that of single passes.",
             DisagreementWarning,
         )
-    work.options = work.options._replace(vectorize=False)
-    return climb(work, Choice("reverse-mode", "batched passes give another answer"))
+    return single
 
 
 def _witness(tape: Tape) -> Witness | None:

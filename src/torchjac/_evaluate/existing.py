@@ -91,5 +91,6 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
             evaluation(api, used, "there is no function to call", seeds, accounts[-1]), refusals
         )
     if witness is not None and used.method == METHODS[True] and not witness.agrees(blocks):
-        return rung(False).attempt()  # a user's backward pass that is another one in a batch
+        single = rung(False).attempt()  # a user's backward pass may be another one in a batch
+        return single if witness.agrees(single) else blocks
     return blocks

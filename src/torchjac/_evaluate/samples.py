@@ -13,7 +13,7 @@ from torchjac._evaluate.differentiate import (
     evaluate,
     filled,
     look_for_zeros,
-    one_by_one,
+    unless_wrong_in_a_batch,
     warn_of_disagreement,
 )
 from torchjac._evaluate.memory import bound_of_seed, is_negligible, result_bytes
@@ -26,7 +26,7 @@ from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Signature
-from torchjac._torch import inside_transform
+from torchjac._torch import has_custom_functions, inside_transform
 from torchjac.errors import ArgumentError, ShapeError
 
 
@@ -73,7 +73,8 @@ def differentiate_samples(
     )
     bound = bound_of_seed(outputs.tensors, tape.inputs)
     blocks = None
-    if options.is_plain and choice.mode == "reverse-mode" and not is_listened_to():
+    plain = options.is_plain and not has_custom_functions(outputs.tensors)
+    if plain and choice.mode == "reverse-mode" and not is_listened_to():
         expected = result_bytes(outputs.tensors, signature.leaves, batch)
         if is_negligible(rows, bound, expected):
             blocks = _at_once(tape, batch, create_graph=options.create_graph)
@@ -94,7 +95,7 @@ def _compute(work: Work, choice: Choice, batch: BatchDims, func: Callable[..., A
             warn_of_disagreement(work)
     if not witness.agrees(blocks, batch):
         refuse_if_mixed(work.signature.api, func, work.tape, batch)
-        return one_by_one(work)
+        return unless_wrong_in_a_batch(work, witness, blocks)
     return blocks
 
 
