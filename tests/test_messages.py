@@ -908,7 +908,7 @@ class Template(NamedTuple):
 DROP_INS = ("functional.py", "func.py")
 # Messages that no call can show, and why.
 INTERNAL = {
-    "cannot be traced by torch.compile": "raised while tracing, by the slow tests of compiled calls",
+    "cannot be traced by torch.compile": "raised while tracing: slow tests of compiled calls",
     "the function was evaluated without its graph": "torchjac itself would be wrong",
     "a batch is repeated along an axis": "torchjac itself would be wrong",
     "copies of the batch, expected": "the ladder hears it, and says it in words of its own",
