@@ -6,12 +6,12 @@ what it relies on.
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "GraphSurvey",
     "TorchDispatchMode",
     "batched",
     "coarsest_eps",
@@ -37,18 +38,17 @@ __all__ = [
     "forward_grad_enabled",
     "forward_grad_is_enabled",
     "gradient_bytes",
-    "has_custom_functions",
     "has_numbers",
     "inside_transform",
     "is_grad_switch",
     "is_wrapped",
     "jvp_with_argnums",
     "load_jvp_decompositions",
-    "node_names",
     "push_forward",
     "pytree",
     "refuse_wrong_batching",
     "slice_argnums",
+    "survey_graph",
     "vjp_with_argnums",
 ]
 
@@ -279,9 +279,24 @@ def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: i
     return total
 
 
-def node_names(outputs: Sequence[Tensor]) -> frozenset[str]:
-    """Kinds of nodes in the graph behind `outputs`."""
-    return frozenset(type(node).__name__ for node in _nodes(outputs))
+class GraphSurvey(NamedTuple):
+    """What a graph holds: bytes of all gradients in it, kinds of nodes, users' own Functions."""
+
+    gradient_bytes: int
+    node_names: frozenset[str]
+    has_custom_functions: bool
+
+
+def survey_graph(outputs: Sequence[Tensor]) -> GraphSurvey:
+    """Walk the graph behind `outputs` once."""
+    total = 0
+    kinds: set[type] = set()
+    for node in _nodes(outputs):
+        kinds.add(type(node))
+        for meta in node._input_metadata:
+            total += math.prod(meta.shape) * meta.dtype.itemsize
+    names = frozenset([kind.__name__ for kind in kinds])
+    return GraphSurvey(total, names, any([issubclass(kind, BackwardCFunction) for kind in kinds]))
 
 
 def coarsest_eps(outputs: Sequence[Tensor]) -> float:
@@ -293,18 +308,13 @@ def coarsest_eps(outputs: Sequence[Tensor]) -> float:
     return max(known, default=0.0)
 
 
-def has_custom_functions(outputs: Sequence[Tensor]) -> bool:
-    """Whether a node behind `outputs` is an `autograd.Function` written in Python."""
-    return any(isinstance(node, BackwardCFunction) for node in _nodes(outputs))
-
-
-def refuse_wrong_batching(outputs: Sequence[Tensor]) -> None:
+def refuse_wrong_batching(node_names: Set[str]) -> None:
     """Refuse to batch a graph with a node whose batching rule is wrong, in PyTorch 2.13.
 
     Raises:
         NotImplementedError: There is one.
     """
-    for name in node_names(outputs):
+    for name in node_names:
         if name.startswith(_BATCHED_WRONGLY):
             raise NotImplementedError(f"the batching rule of {name} gives wrong numbers")
 
@@ -313,7 +323,8 @@ def _nodes(outputs: Sequence[Tensor]) -> set[Any]:
     stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen = set(stack)
     while stack:
-        following = [node for node, _ in stack.pop().next_functions if node is not None]
-        stack.extend(node for node in following if node not in seen)
-        seen.update(following)
+        for node, _ in stack.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                stack.append(node)
     return seen

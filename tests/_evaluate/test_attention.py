@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import torchjac
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
 from torchjac._inputs.signature import bind
-from torchjac._torch import node_names
+from torchjac._torch import survey_graph
 from torchjac.errors import FallbackWarning, TorchjacWarning
 
 B, T, D, HEADS = 2, 3, 4, 2
@@ -70,8 +70,8 @@ def kernels():
 def test_this_machine_fuses_attention():
     block, x = Block(), torch.randn(B, T, D)
 
-    assert uses_fused_attention(node_names([block(x)]))
-    assert not uses_fused_attention(node_names([under_math(lambda: block(x))]))
+    assert uses_fused_attention(survey_graph([block(x)]).node_names)
+    assert not uses_fused_attention(survey_graph([under_math(lambda: block(x))]).node_names)
 
 
 class TestNames:
@@ -108,8 +108,8 @@ class TestMathKernel:
 
         torch.testing.assert_close(plain, fused)
         torch.testing.assert_close(again, fused)
-        assert not uses_fused_attention(node_names(plain))
-        assert not uses_fused_attention(node_names(again))
+        assert not uses_fused_attention(survey_graph(plain).node_names)
+        assert not uses_fused_attention(survey_graph(again).node_names)
 
     def test_kernels_are_switched_back(self):
         before = kernels()

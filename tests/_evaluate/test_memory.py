@@ -234,7 +234,7 @@ class TestSizes:
 
 def negligible(output, x, batch=None):
     seeds = seed_count(output, None if batch is None else batch.outputs)
-    bound = bound_of_seed([output], [x])
+    bound = bound_of_seed(2**62, [output], [x])
     return is_negligible(seeds, bound, result_bytes([output], [x], batch))
 
 

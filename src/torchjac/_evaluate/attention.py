@@ -19,7 +19,7 @@ def uses_fused_attention(node_names: Set[str]) -> bool:
     """Whether a graph with these nodes holds a fused attention kernel.
 
     Args:
-        node_names: Kinds of nodes, as `torchjac._torch.node_names` gives them.
+        node_names: Kinds of nodes, as `Tape.survey` gives them.
 
     Returns:
         True if one of them is fused attention.

@@ -99,7 +99,9 @@ def best_rung(
     """
     outside = not inside_transform()
     small = not outside or is_negligible(
-        sum(x.numel() for x in tape.inputs), bound_of_seed(tape.outputs.tensors, tape.inputs), 0
+        sum(x.numel() for x in tape.inputs),
+        bound_of_seed(tape.survey().gradient_bytes, tape.outputs.tensors, tape.inputs),
+        0,
     )
     graph = options.create_graph or not outside
 

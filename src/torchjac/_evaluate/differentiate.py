@@ -31,7 +31,7 @@ from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
-from torchjac._torch import has_custom_functions, has_numbers, inside_transform, node_names
+from torchjac._torch import has_numbers, inside_transform
 from torchjac.errors import (
     ChangedFunctionError,
     DisagreementWarning,
@@ -69,10 +69,10 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     rows = sum([output.numel() for output in outputs.tensors])
     columns = sum([leaf.numel() for leaf in leaves])
     choice = choose(options.strategy, columns, rows, rows_only=_needs_rows(signature, options))
-    bound = bound_of_seed(outputs.tensors, tape.inputs)
+    bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
     blocks = None
     plain = options.is_plain and not signature.holomorphic and choice.mode == "reverse-mode"
-    plain = plain and not has_custom_functions(outputs.tensors)
+    plain = plain and not tape.survey().has_custom_functions
     if plain and is_negligible(rows, bound, result_bytes(outputs.tensors, leaves)):
         blocks = try_at_once(tape, create_graph=options.create_graph)
     if blocks is None:
@@ -149,7 +149,7 @@ def evaluate(signature: Signature, options: Options) -> Point:
         held_bytes = meter.live_bytes()
     else:
         tape = record(signature, create_graph=graph, watch=watch)
-    if graph and uses_fused_attention(node_names(tape.outputs.tensors)):
+    if graph and uses_fused_attention(tape.survey().node_names):
         # Its backward pass has no derivative, which would show only when one asks for it.
         signature = with_math_attention(signature)
         with state.replayed():
@@ -212,7 +212,7 @@ def compute(work: Work, choice: Choice) -> Blocks:
 
 def _rows(work: Work, choice: Choice) -> Blocks:
     """Rows, with a witness if a user wrote a backward pass: in a batch it may be another one."""
-    if work.signature.holomorphic or not has_custom_functions(work.tape.outputs.tensors):
+    if work.signature.holomorphic or not work.tape.survey().has_custom_functions:
         return climb(work, choice)
     witness = testify(work.tape)
     blocks = climb(work, choice)

@@ -13,7 +13,7 @@ from torchjac._evaluate.blocks import Blocks, apply_seeds, columns_to_block
 from torchjac._evaluate.seeds import BatchDims, basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
 from torchjac._evaluate.tape import Linearized
-from torchjac._torch import batched, fast_backward, refuse_wrong_batching
+from torchjac._torch import batched, fast_backward, refuse_wrong_batching, survey_graph
 
 
 def double_backward(
@@ -74,7 +74,7 @@ def _columns(
 
         if not stacked:
             return once(seeds)
-        refuse_wrong_batching([pulled])
+        refuse_wrong_batching(survey_graph([pulled]).node_names)
         return batched(once, seeds)
 
     def run(start: int, stop: int) -> Sequence[Tensor | None]:

@@ -16,7 +16,6 @@ from torchjac._evaluate.tape import Linearized, outside_inference_mode
 from torchjac._evaluate.witness import testify
 from torchjac._evaluate.work import METHODS
 from torchjac._inputs.warn import warn
-from torchjac._torch import has_custom_functions
 from torchjac.errors import ArgumentError, FallbackWarning, IndependenceWarning
 
 
@@ -64,8 +63,9 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
     outputs, leaves = tape.outputs.tensors, tape.inputs
     seeds = sum([output.numel() for output in outputs])
     size = result_bytes(outputs, leaves)
-    small = options.memory is None and is_negligible(seeds, bound_of_seed(outputs, leaves), size)
-    custom = has_custom_functions(outputs)
+    bound = bound_of_seed(tape.survey().gradient_bytes, outputs, leaves)
+    small = options.memory is None and is_negligible(seeds, bound, size)
+    custom = tape.survey().has_custom_functions
     if small and options.is_plain and not custom:
         blocks = try_at_once(tape, create_graph=options.create_graph)
         if blocks is not None:

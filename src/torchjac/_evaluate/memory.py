@@ -19,6 +19,8 @@ MIB = 2**20
 GIB = 2**30
 # Below this, measuring costs more than it could save.
 NEGLIGIBLE_BYTES = 128 * MIB
+# A graph is walked again, for the branches that count, where all of it is more than this part.
+BOUND_SHARE = 4096
 # On a CPU a pass that outgrows the caches and faults in fresh pages costs several times more per
 # seed than one that does not. A forward pass evaluates the function anew, so that it pays to
 # share it among more seeds.
@@ -158,8 +160,10 @@ def result_bytes(
     return width * sum([seed_count(output, dim) for output in outputs])
 
 
-def bound_of_seed(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
+def bound_of_seed(total: int, outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
     """Bytes of all gradients that one seed makes in the graph between, counted while small."""
+    if total <= NEGLIGIBLE_BYTES // BOUND_SHARE:
+        return total  # with the branches that lead elsewhere, and small all the same
     return gradient_bytes(outputs, leaves, NEGLIGIBLE_BYTES)
 
 

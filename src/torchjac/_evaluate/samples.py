@@ -26,7 +26,7 @@ from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Signature
-from torchjac._torch import has_custom_functions, inside_transform
+from torchjac._torch import inside_transform
 from torchjac.errors import ArgumentError, ShapeError
 
 
@@ -71,9 +71,9 @@ def differentiate_samples(
         rows,
         rows_only="the result shall be differentiable" if options.create_graph else "",
     )
-    bound = bound_of_seed(outputs.tensors, tape.inputs)
+    bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
     blocks = None
-    plain = options.is_plain and not has_custom_functions(outputs.tensors)
+    plain = options.is_plain and not tape.survey().has_custom_functions
     if plain and choice.mode == "reverse-mode" and not is_listened_to():
         expected = result_bytes(outputs.tensors, signature.leaves, batch)
         if is_negligible(rows, bound, expected):

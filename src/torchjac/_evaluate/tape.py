@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from torchjac._inputs.signature import Outputs, Signature
-from torchjac._torch import batched, fast_backward, pytree, refuse_wrong_batching
+from torchjac._torch import (
+    GraphSurvey,
+    batched,
+    fast_backward,
+    pytree,
+    refuse_wrong_batching,
+    survey_graph,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +39,10 @@ class Linearized(Protocol):
     @property
     def outputs(self) -> Outputs:
         """The value of the function."""
+        ...
+
+    def survey(self) -> GraphSurvey:
+        """What the graph holds."""
         ...
 
     def pull(
@@ -56,7 +67,7 @@ class Tape:
 
     inputs: tuple[Tensor, ...]
     outputs: Outputs
-    _can_batch: bool = False
+    _survey: GraphSurvey | None = None
 
     def pull(
         self,
@@ -79,10 +90,14 @@ class Tape:
 
         if not stacked:
             return list(run(seeds))
-        if not self._can_batch:
-            refuse_wrong_batching(tensors)
-            self._can_batch = True
+        refuse_wrong_batching(self.survey().node_names)
         return batched(run, seeds)
+
+    def survey(self) -> GraphSurvey:
+        """See `Linearized.survey`."""
+        if self._survey is None:
+            self._survey = survey_graph(self.outputs.tensors)
+        return self._survey
 
     def release(self) -> None:
         """Free the buffers of the graph, which only a backward pass can do."""
@@ -97,6 +112,10 @@ class TransformTape(NamedTuple):
     inputs: tuple[Tensor, ...]
     outputs: Outputs
     pullback: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+    def survey(self) -> GraphSurvey:
+        """See `Linearized.survey`; the graph of a transform is not to be seen."""
+        return GraphSurvey(0, frozenset(), False)
 
     def pull(
         self,

@@ -93,13 +93,13 @@ def _witness(
     outputs = tape.outputs.tensors
     size = sum(
         [
-            float(u.double().norm() * y.detach().double().norm() / max(y.numel(), 1) ** 0.5)
+            float(u.double().norm() * _finite(y).norm() / max(y.numel(), 1) ** 0.5)
             for u, y in zip(cotangents, outputs, strict=True)
             if not y.is_complex()
         ]
     )
     floors = [
-        size / (1.0 + float(x.detach().abs().max())) if x.numel() else 0.0 for x in tape.inputs
+        size / (1.0 + float(_finite(x).abs().max())) if x.numel() else 0.0 for x in tape.inputs
     ]
     return Witness(tuple(cotangents), tuple(groups), coarsest_eps(outputs), tuple(floors))
 
@@ -137,6 +137,12 @@ def samples_at_once(
         )
         groups.append(([i], [row if row is None else row[count] for row in rows]))
     return blocks, _witness(tape, cotangents, groups)
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """The values in double precision, zero where they are not finite."""
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    return tensor.detach().to(wide).nan_to_num(0.0, 0.0, 0.0)
 
 
 def random_like(tensors: Sequence[Tensor], seed: int = 0) -> list[Tensor]:

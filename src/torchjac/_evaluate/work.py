@@ -26,7 +26,6 @@ from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import close, testify
 from torchjac._inputs.signature import Signature
-from torchjac._torch import node_names
 from torchjac.errors import ChangedShapeError
 
 METHODS = {True: "vmap", False: "loop"}
@@ -87,7 +86,7 @@ class Work:
             yield Rung("double-backward", METHODS[stacked], lambda s=stacked: self._double(s))
 
     def _uses_fused_attention(self) -> bool:
-        return uses_fused_attention(node_names(self.tape.outputs.tensors))
+        return uses_fused_attention(self.tape.survey().node_names)
 
     def is_reproducible(self) -> bool:
         """Whether a plain second evaluation gives what the first gave."""
