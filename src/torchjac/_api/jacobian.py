@@ -257,7 +257,7 @@ def jacobian_of(
     J[i, j] = d outputs[i] / d inputs[j]
 
     For code where there is no function to call: the outputs of a training step, say. Rows come
-    from reverse mode, columns from double-backward where they are far fewer.
+    from reverse mode, as there is nothing to evaluate again.
 
     Args:
         outputs: A Tensor with a graph, or a pytree of them.
