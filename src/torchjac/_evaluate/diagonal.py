@@ -61,6 +61,7 @@ def diagonal_entries(
         signature.api,
         options,
         tape,
+        count,
         lambda chunks, stacked, graph: sweep(
             count, _entries(tape, dim, stacked, graph), chunks, differentiable=graph
         ),
@@ -84,6 +85,7 @@ def best_rung(
     api: str,
     options: Options,
     tape: Linearized,
+    seeds: int,
     compute: Callable[[Chunks, bool, bool], list[Tensor | None]],
 ) -> list[Tensor | None]:
     """Run batched passes, or single ones where PyTorch cannot batch.
@@ -92,17 +94,15 @@ def best_rung(
         api: Name of the public function, for messages.
         options: How.
         tape: The recorded function.
+        seeds: How many seeds there will be.
         compute: The computation, given accounts, whether to batch, and whether to keep a graph.
 
     Returns:
         What the first way that works computes.
     """
     outside = not inside_transform()
-    small = not outside or is_negligible(
-        sum(x.numel() for x in tape.inputs),
-        bound_of_seed(tape.survey().gradient_bytes, tape.outputs.tensors, tape.inputs),
-        0,
-    )
+    bound = bound_of_seed(tape.survey().gradient_bytes, tape.outputs.tensors, tape.inputs)
+    small = not outside or is_negligible(seeds, bound, 0)
     graph = options.create_graph or not outside
 
     def rung(stacked: bool) -> Rung[list[Tensor | None]]:

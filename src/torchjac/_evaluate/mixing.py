@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
-from torchjac._evaluate.witness import close, random_like
+from torchjac._evaluate.witness import random_like, rows_are_close
 from torchjac._inputs.closure import reachable
 from torchjac._torch import inside_transform
 from torchjac.errors import ArgumentError, MixedSamplesError
@@ -52,8 +52,7 @@ def refuse_mixing(api: str, func: Callable[..., Any], tape: Linearized, batch: B
             if g is None or w is None:
                 continue
             g, w = (rows_of_samples(t.detach(), batch.inputs) for t in (g, w))
-            pairs = zip(g * weights.to(g).unsqueeze(1), w, strict=True)
-            if not all(close(a, b) for a, b in pairs):
+            if not rows_are_close(g * weights.to(g).unsqueeze(1), w):
                 refuse_if_mixed(api, func, tape, batch)
                 return
 

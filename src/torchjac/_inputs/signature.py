@@ -113,7 +113,6 @@ def bind(
     if isinstance(wrt, nn.Module):
         leaves, call, nest = bind_module(api, func, inputs, wrt)
         return Signature(api, leaves, call, call, nest, has_aux, holomorphic)
-    again = replaying(func)
     if wrt is None and _is_flat(inputs):  # nothing to look up, and the common case
         leaves, fill, nest = _bind_flat(inputs)
     else:
@@ -124,7 +123,7 @@ def bind(
         api,
         leaves,
         lambda values: func(*fill(values)),
-        lambda values: again(*fill(values)),
+        lambda values: replaying(func)(*fill(values)),
         nest,
         has_aux,
         holomorphic,
