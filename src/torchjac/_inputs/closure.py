@@ -1,6 +1,6 @@
 """What a function holds besides its arguments: tensors it is differentiated at, modules."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dis import get_instructions
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType
@@ -78,6 +78,6 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
 
 
 def _parts(value: Any) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return value
-    return list(value.values()) if isinstance(value, Mapping) and type(value) is dict else ()
+    return list(value.values()) if type(value) is dict else ()
