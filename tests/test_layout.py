@@ -34,10 +34,16 @@ ROOM_ORDER = (
     ("errors",),
     ("_torch",),
     ("_inputs",),
-    ("_evaluate",),
+    ("_linearize",),
+    ("_local",),
+    ("_pattern",),
+    ("_coloring",),
     ("_layout",),
+    ("_evaluate",),
+    ("_planner",),
     ("_api",),
     ("functional", "func"),
+    ("testing",),
     ("__init__",),
 )
 ROOM_RANK = {room: rank for rank, rooms in enumerate(ROOM_ORDER) for room in rooms}
