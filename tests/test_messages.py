@@ -992,6 +992,7 @@ CLASSES = {
     errors.MemoryBudgetError: (MemoryError,),
     errors.LayoutError: (NotImplementedError, RuntimeError),
     errors.MissingExtraError: (ImportError,),
+    errors.FileContentError: (ValueError,),
     errors.FallbackWarning: (errors.TorchjacWarning,),
     errors.MemoryBudgetWarning: (errors.TorchjacWarning,),
     errors.IndependenceWarning: (errors.TorchjacWarning,),

@@ -54,6 +54,10 @@ class MissingExtraError(TorchjacError, ImportError):
     """An optional dependency is not installed."""
 
 
+class FileContentError(TorchjacError, ValueError):
+    """A file is damaged, or is not what it was taken for."""
+
+
 class TorchjacWarning(UserWarning):
     """Base of every warning that torchjac issues."""
 
