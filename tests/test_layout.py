@@ -434,7 +434,7 @@ PLANTED = [
         "from .b import f\nfrom . import b\nfrom ..errors import E\n",
         [],
     ),
-    (import_order, "_layout/a.py", "from torchjac._evaluate.b import f\nimport torch\n", []),
+    (import_order, "_evaluate/a.py", "from torchjac._layout.b import f\nimport torch\n", []),
     (import_order, "_api/a.py", "from torchjac import jacobian\n", [1]),
     (import_order, "_api/a.py", "import torchjac\n", [1]),
     (import_order, "func.py", "from torchjac.functional import jacobian\n", [1]),

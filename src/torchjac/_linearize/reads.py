@@ -1,0 +1,113 @@
+"""What a function reads out of tensors while it runs: the guards of a trace.
+
+A trace follows one branch. Which one depends on nothing but the numbers, truth values and sizes
+that the function turned from tensors into Python values.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, is_grad_switch
+
+_READERS = frozenset(
+    {
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.numpy,
+        Tensor.__bool__,
+        Tensor.__float__,
+        Tensor.__int__,
+        Tensor.__index__,
+        Tensor.__complex__,
+        Tensor.__contains__,
+        Tensor.equal,
+        Tensor.is_nonzero,
+        torch.equal,
+        torch.is_nonzero,
+        torch.allclose,
+        Tensor.allclose,
+    }
+)
+# The size of what these return depends on values.
+_SIZERS = frozenset(
+    {
+        torch.nonzero,
+        Tensor.nonzero,
+        torch.argwhere,
+        Tensor.argwhere,
+        torch.masked_select,
+        Tensor.masked_select,
+        torch.unique,
+        Tensor.unique,
+        torch.unique_consecutive,
+        Tensor.unique_consecutive,
+        torch.bincount,
+        Tensor.bincount,
+        torch.repeat_interleave,
+        Tensor.repeat_interleave,
+        torch.where,
+        Tensor.where,
+        Tensor.__getitem__,
+    }
+)
+
+
+class Reads(TorchFunctionMode):
+    """Active around one evaluation of a function; what it read is in `values` afterwards.
+
+    Forward mode does not heed `torch.no_grad`, reverse mode does: here both take such a block as
+    constant.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: list[Any] = []
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What was read, in order; equal for two evaluations that took the same branch."""
+        return tuple(self._values)
+
+    def __enter__(self) -> "Reads":
+        """Begin to listen."""
+        self._forward_grad = forward_grad_is_enabled()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Leave forward mode as it was, even if the function switched it off and raised."""
+        super().__exit__(*raised)
+        forward_grad_enabled(self._forward_grad)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _READERS:
+            self._values.append(_comparable(result))
+        elif func in _SIZERS and _chooses_by_value(func, args):
+            parts = result if isinstance(result, tuple) else (result,)
+            self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))
+        elif is_grad_switch(func):
+            forward_grad_enabled(*args)
+        return result
+
+
+def _comparable(value: Any) -> Any:
+    """The value read; NaN, which differs from itself, and lists by their text."""
+    if isinstance(value, bool | int):
+        return value
+    return repr(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def _chooses_by_value(func: Any, args: tuple[Any, ...]) -> bool:
+    if func is Tensor.__getitem__:
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any([isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in index])
+    return func not in (torch.where, Tensor.where) or len(args) == 1

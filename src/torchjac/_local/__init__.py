@@ -1,0 +1,1 @@
+"""What linear map each operation is."""

@@ -1,0 +1,5 @@
+"""The rules, one family of operations a file; importing this package registers them."""
+
+from torchjac._local.rules import convolutions, movement, pointwise, products, reductions
+
+__all__ = ["convolutions", "movement", "pointwise", "products", "reductions"]
