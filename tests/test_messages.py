@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import torchjac
+from tests._pattern.refused import REFUSED as NO_PATTERN
 from torchjac import errors, functional
 from torchjac import func as transforms
 from torchjac._evaluate import strict
@@ -878,6 +879,11 @@ CASES = {
 def pattern(words: tuple[str, ...]) -> str:
     """The words in their order, with anything between them."""
     return "(?s)" + ".*".join(re.escape(word) for word in words)
+
+
+CASES |= {
+    f"no pattern: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PATTERN
+}
 
 
 @pytest.mark.parametrize("name", CASES)

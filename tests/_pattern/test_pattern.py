@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import sparse
 
-from torchjac import errors
 from torchjac._pattern.pattern import SparsityPattern
 
 #   0 1 2 3
@@ -153,170 +151,6 @@ def test_empty_shapes(shape: tuple[int, int]) -> None:
     assert (pattern.components.count, pattern.diagonal_blocks) == (0, 1)
     assert "0 entries" in str(pattern)
     assert "<svg" in pattern._repr_html_()
-
-
-# --- Refused --------------------------------------------------------------------------
-
-REFUSED = [
-    (
-        lambda: SparsityPattern.from_csr((-1, 2), [0], []),
-        errors.ShapeError,
-        "from_csr: `shape` must be two sizes (m, n) of at least 0, got (-1, 2)",
-    ),
-    (
-        lambda: SparsityPattern.from_csr(3, [0], []),
-        errors.ShapeError,
-        "from_csr: `shape` must be two sizes (m, n) of at least 0, got 3",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((2.0, 2), [0], []),
-        errors.ShapeError,
-        "from_csr: `shape` must be two sizes (m, n) of at least 0, got (2.0, 2)",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((3, 2), [0, 1], [0]),
-        errors.ShapeError,
-        "from_csr: `indptr` needs one entry per row and one more: expected 4, got 2",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((1, 2), [0, 3], [0, 1]),
-        errors.ArgumentError,
-        "`indptr` must rise from 0 to the 2 entries of `indices`, got 0 to 3.",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((2, 2), [0, 2, 1], [0]),
-        errors.ArgumentError,
-        "`indptr` must rise from 0 to the 1 entries of `indices`, got 0 to 1, with falls.",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((2, 2), [0, 1, 2], [0, 2]),
-        errors.ArgumentError,
-        "from_csr: `indices` must lie in 0..1 for this shape, got 2 at position 1 (1 such in all)",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((3, 3), [0, 1, 1, 3], [2, 1, 0]),
-        errors.ArgumentError,
-        "sorted and unique in each row, got unsorted columns in row 2: 1 before 0. `from_coo`",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((1, 3), [0, 3], [0, 2, 2]),
-        errors.ArgumentError,
-        "sorted and unique in each row, got a duplicate in row 0: 2 before 2",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((1, 3), [[0, 3]], [0]),
-        errors.ShapeError,
-        "from_csr: `indptr` must be a vector, got shape (1, 2)",
-    ),
-    (
-        lambda: SparsityPattern.from_csr((1, 3), [0, 1], [0.5]),
-        errors.ArgumentTypeError,
-        "from_csr: `indices` must hold integers, got dtype float64",
-    ),
-    (
-        lambda: SparsityPattern.from_coo((2, 2), [0, 1], [0]),
-        errors.ShapeError,
-        "from_coo: `rows` and `columns` must be equally long, got 2 and 1",
-    ),
-    (
-        lambda: SparsityPattern.from_coo((2, 2), [0, -1], [0, 0]),
-        errors.ArgumentError,
-        "from_coo: `rows` must lie in 0..1 for this shape, got -1 at position 1",
-    ),
-    (
-        lambda: SparsityPattern.from_coo((2, 2), [0, 0], [7, 8]),
-        errors.ArgumentError,
-        "from_coo: `columns` must lie in 0..1 for this shape, got 7 at position 0 (2 such in all)",
-    ),
-    (
-        lambda: SparsityPattern.from_coo((2, 2), torch.ones(1), torch.ones(1)),
-        errors.ArgumentTypeError,
-        "from_coo: `rows` must hold integers, got dtype float32",
-    ),
-    (
-        lambda: SparsityPattern.from_dense([1, 2]),
-        errors.ShapeError,
-        "from_dense: `matrix` must have two dimensions, got shape (2,)",
-    ),
-    (
-        lambda: SparsityPattern.from_dense([["a"]]),
-        errors.ArgumentTypeError,
-        "from_dense: `matrix` must hold numbers, got dtype <U1",
-    ),
-    (
-        lambda: SparsityPattern.from_scipy(DENSE),
-        errors.ArgumentTypeError,
-        "from_scipy: `matrix` must be a sparse matrix of SciPy, got ndarray",
-    ),
-    (
-        lambda: SparsityPattern.from_scipy(sparse.coo_array(np.ones(3))),
-        errors.ArgumentTypeError,
-        "from_scipy: `matrix` must be a sparse matrix of SciPy, got coo_array of shape (3,)",
-    ),
-    (
-        lambda: SparsityPattern.from_torch(DENSE),
-        errors.ArgumentTypeError,
-        "from_torch: `tensor` must be a tensor, got ndarray",
-    ),
-    (
-        lambda: SparsityPattern.from_torch(torch.ones(2, 3, 4).to_sparse()),
-        errors.ShapeError,
-        "from_torch: `tensor` must be one sparse matrix, without batch or dense dimensions, "
-        "got shape (2, 3, 4) with 0 dense dimensions",
-    ),
-    (
-        lambda: SparsityPattern.from_torch(torch.ones(3, 4).to_sparse(1)),
-        errors.ShapeError,
-        "got shape (3, 4) with 1 dense dimensions",
-    ),
-    (
-        lambda: hand_written() | hand_written().T,
-        errors.ShapeError,
-        "SparsityPattern: `|` expected patterns of one shape, got (3, 4) and (4, 3)",
-    ),
-    (
-        lambda: hand_written() & hand_written().T,
-        errors.ShapeError,
-        "SparsityPattern: `&` expected patterns of one shape",
-    ),
-    (
-        lambda: hand_written() - hand_written().T,
-        errors.ShapeError,
-        "SparsityPattern: `-` expected patterns of one shape",
-    ),
-    (
-        lambda: hand_written().issubset(hand_written().T),
-        errors.ShapeError,
-        "SparsityPattern: `issubset` expected patterns of one shape",
-    ),
-    (
-        lambda: hand_written().symmetrized(),
-        errors.ShapeError,
-        "symmetrized: expected a square pattern, got shape (3, 4)",
-    ),
-    (
-        lambda: hand_written().to_scipy(np.ones(4)),
-        errors.ShapeError,
-        "to_scipy: `values` needs one number per entry: expected shape (5,), got (4,)",
-    ),
-    (
-        lambda: hand_written().to_torch(torch.ones(5, 1)),
-        errors.ShapeError,
-        "to_torch: `values` needs one number per entry: expected shape (5,), got (5, 1)",
-    ),
-    (
-        lambda: hand_written().to_torch(layout=torch.strided),
-        errors.ArgumentError,
-        "to_torch: `layout` must be torch.sparse_csr, torch.sparse_csc or torch.sparse_coo, "
-        "got torch.strided",
-    ),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "message"), REFUSED, ids=lambda v: str(v)[:60])
-def test_what_cannot_be_a_pattern_is_refused(call, error, message: str) -> None:
-    with pytest.raises(error, match=re.escape(message)):
-        call()
 
 
 @pytest.mark.parametrize("operator", ["__or__", "__and__", "__sub__", "__eq__"])
