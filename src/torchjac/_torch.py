@@ -6,8 +6,8 @@ what it relies on.
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Sequence, Set
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence, Set
+from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from threading import RLock
@@ -109,18 +109,6 @@ def inside_transform() -> bool:
     return _functorch.peek_interpreter_stack() is not None
 
 
-@contextmanager
-def _vmap_level(size: int, randomness: str) -> Generator[int]:
-    # An op that vmap has to run one by one is slow, not wrong, and the user wrote no vmap.
-    _functorch._set_vmap_fallback_warning_enabled(False)
-    level = _functorch._vmap_increment_nesting(size, randomness)
-    try:
-        yield level
-    finally:
-        _functorch._vmap_decrement_nesting()
-        _functorch._set_vmap_fallback_warning_enabled(True)
-
-
 def fast_backward(
     outputs: Sequence[Tensor],
     inputs: Sequence[Tensor],
@@ -220,12 +208,18 @@ def batched(
     """
     _refuse_compiler()
     size = stacked[0].shape[0]
-    with _vmap_level(size, randomness) as level:
+    # An op that vmap has to run one by one is slow, not wrong, and the user wrote no vmap.
+    _functorch._set_vmap_fallback_warning_enabled(False)
+    level = _functorch._vmap_increment_nesting(size, randomness)
+    try:
         lifted = [_functorch._add_batch_dim(t, 0, level) for t in stacked]
         return [
             None if r is None else _functorch._remove_batch_dim(r, level, size, 0)
             for r in function(lifted)
         ]
+    finally:
+        _functorch._vmap_decrement_nesting()
+        _functorch._set_vmap_fallback_warning_enabled(True)
 
 
 def forward_grad_is_enabled() -> bool:
@@ -319,12 +313,12 @@ def refuse_wrong_batching(node_names: Set[str]) -> None:
             raise NotImplementedError(f"the batching rule of {name} gives wrong numbers")
 
 
-def _nodes(outputs: Sequence[Tensor]) -> set[Any]:
-    stack: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        for node, _ in stack.pop().next_functions:
-            if node is not None and node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return seen
+def _nodes(outputs: Sequence[Tensor]) -> list[Any]:
+    nodes: list[Any] = list({t.grad_fn: None for t in outputs if t.grad_fn is not None})
+    seen = set(nodes)
+    for node in nodes:  # which grows meanwhile
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                nodes.append(following)
+    return nodes

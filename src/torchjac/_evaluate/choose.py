@@ -37,6 +37,22 @@ def choose(strategy: str, n_in: int, n_out: int, *, rows_only: str = "") -> Choi
     if strategy != "auto":
         return Choice(strategy, "asked for")
     shape = f"{n_out} outputs, {n_in} inputs"
-    if n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING:
+    if columns_are_cheaper(n_in, n_out):
         return Choice("forward-mode", f"{shape}: columns are fewer")
     return Choice("reverse-mode", f"{shape}: rows are no more than columns, or cheap")
+
+
+def columns_are_cheaper(n_in: int, n_out: int) -> bool:
+    """Whether so much fewer columns than rows are worth another evaluation.
+
+    Args:
+        n_in: Columns.
+        n_out: Rows.
+
+    Returns:
+        True if they are.
+
+    >>> columns_are_cheaper(32, 12288), columns_are_cheaper(1, 3)
+    (True, False)
+    """
+    return n_out > FORWARD_RATIO * n_in and n_out - n_in >= FORWARD_SAVING

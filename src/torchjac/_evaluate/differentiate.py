@@ -1,13 +1,13 @@
 """The evaluation as a whole: record, choose, climb down the ladder, check, hand over."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor
 
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
 from torchjac._evaluate.blocks import Blocks, block_shape
-from torchjac._evaluate.choose import Choice, choose
+from torchjac._evaluate.choose import Choice, choose, columns_are_cheaper
 from torchjac._evaluate.ladder import Rung, climb_down
 from torchjac._evaluate.memory import (
     Budget,
@@ -66,21 +66,37 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     tape, outputs = point.tape, point.tape.outputs
     if options.strict:
         check_dependence(tape, create_graph=options.create_graph)
-    rows = sum([output.numel() for output in outputs.tensors])
-    columns = sum([leaf.numel() for leaf in leaves])
-    choice = choose(options.strategy, columns, rows, rows_only=_needs_rows(signature, options))
-    bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
-    blocks = None
-    plain = options.is_plain and not signature.holomorphic and choice.mode == "reverse-mode"
-    plain = plain and not tape.survey().has_custom_functions
-    if plain and is_negligible(rows, bound, result_bytes(outputs.tensors, leaves)):
-        blocks = try_at_once(tape, create_graph=options.create_graph)
+    blocks = _small_rows(signature, options, tape)
     if blocks is None:
+        rows = sum([output.numel() for output in outputs.tensors])
+        columns = sum([leaf.numel() for leaf in leaves])
+        choice = choose(options.strategy, columns, rows, rows_only=_needs_rows(signature, options))
+        bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
         with Progress(shown=options.progress, label=signature.api) as progress:
             blocks = compute(point.work(options, None, bound, progress), choice)
-    if columns and not (options.quiet or options.allow_constant):
+    if is_full(blocks):
+        return Solution(outputs, blocks)
+    if any([leaf.numel() for leaf in leaves]) and not (options.quiet or options.allow_constant):
         look_for_zeros(signature.api, outputs, blocks)
     return Solution(outputs, filled(blocks, outputs, leaves))
+
+
+def _small_rows(signature: Signature, options: Options, tape: Tape) -> Blocks | None:
+    """Rows of a small problem with nothing special about it; None for all others."""
+    if signature.holomorphic or not options.is_plain:
+        return None
+    outputs = tape.outputs.tensors
+    rows = sum([output.numel() for output in outputs])
+    columns = sum([leaf.numel() for leaf in tape.inputs])
+    if columns_are_cheaper(columns, rows) and not _needs_rows(signature, options):
+        return None
+    survey = tape.survey()
+    if survey.has_custom_functions:
+        return None
+    bound = bound_of_seed(survey.gradient_bytes, outputs, tape.inputs)
+    if not is_negligible(rows, bound, result_bytes(outputs, tape.inputs)):
+        return None
+    return try_at_once(tape, create_graph=options.create_graph)
 
 
 def _needs_rows(signature: Signature, options: Options) -> str:
@@ -140,7 +156,7 @@ def evaluate(signature: Signature, options: Options) -> Point:
         Everything that is known of the function at this point.
     """
     state = random_state(signature.leaves)
-    watch = None if options.quiet else Watch(signature.api)
+    watch = None if options.quiet or signature.is_arithmetic else Watch(signature.api)
     graph = options.create_graph
     held_bytes = 0
     if isinstance(options.memory, int):
@@ -155,6 +171,11 @@ def evaluate(signature: Signature, options: Options) -> Point:
         with state.replayed():
             tape = record(signature._replace(call=signature.recall), create_graph=True)
     return Point(signature, state, tape, held_bytes)
+
+
+def is_full(blocks: Blocks) -> TypeGuard[list[list[Tensor]]]:
+    """Whether a path leads from every output to every input."""
+    return all([block is not None for row in blocks for block in row])
 
 
 def look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dis import get_instructions
 from functools import lru_cache, partial
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ def held_inputs(func: Callable[..., Any], leaves: Sequence[Tensor]) -> list[str]
     return [
         name
         for name, value in reachable(func)
-        if id(value) in wanted or any(id(part) in wanted for part in _parts(value))
+        if id(value) in wanted or any([id(part) in wanted for part in _parts(value)])
     ]
 
 
@@ -45,39 +45,47 @@ def held_modules(func: Callable[..., Any]) -> list[nn.Module]:
     return [value for value in values if isinstance(value, nn.Module)]
 
 
-def reachable(func: Any) -> Iterator[tuple[str, Any]]:
+def reachable(func: Any) -> list[tuple[str, Any]]:
     """Values that `func` holds besides its arguments, by name."""
+    found: list[tuple[str, Any]] = []
     if isinstance(func, partial):
-        yield from ((f"argument {i} of partial", value) for i, value in enumerate(func.args))
-        yield from func.keywords.items()
+        found += [(f"argument {i} of partial", value) for i, value in enumerate(func.args)]
+        found += func.keywords.items()
         if not isinstance(func.func, FunctionType | MethodType):
-            yield "the function of partial", func.func
+            found.append(("the function of partial", func.func))
         func = func.func
     if isinstance(func, MethodType):
         func = func.__func__
     if not isinstance(func, FunctionType):
-        return
-    for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
+        return found
+    code, known = func.__code__, func.__globals__
+    if func.__closure__:
+        found += _filled_cells(code.co_freevars, func.__closure__)
+    if code.co_names:
+        found += [(name, known[name]) for name in _global_names(code) if name in known]
+    if func.__defaults__:
+        found += [("a default", value) for value in func.__defaults__]
+    if func.__kwdefaults__:
+        found += func.__kwdefaults__.items()
+    return found
+
+
+def _filled_cells(names: Sequence[str], cells: Sequence[CellType]) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(names, cells, strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:  # a cell that is not filled yet
             continue
-    known = func.__globals__
-    yield from ((name, known[name]) for name in _global_names(func.__code__) if name in known)
-    yield from (("a default", value) for value in func.__defaults__ or ())
-    yield from (func.__kwdefaults__ or {}).items()
 
 
 @lru_cache(maxsize=1024)
 def _global_names(code: CodeType) -> tuple[str, ...]:
     """Globals that code reads; `co_names` alone holds attributes too."""
-    if not code.co_names:
-        return ()
     read = ("LOAD_GLOBAL", "LOAD_NAME")
     return tuple(dict.fromkeys(i.argval for i in get_instructions(code) if i.opname in read))
 
 
 def _parts(value: Any) -> Sequence[Any]:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return value
     return list(value.values()) if type(value) is dict else ()

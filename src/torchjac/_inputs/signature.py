@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from torchjac._inputs.arithmetic import is_arithmetic
 from torchjac._inputs.checks import check_callable, check_leaf, check_output
 from torchjac._inputs.modules import bind_module, replaying
 from torchjac._inputs.selection import select
 from torchjac._inputs.trees import leaves_with_paths
-from torchjac._torch import pytree
+from torchjac._torch import has_numbers, pytree
 from torchjac.errors import ArgumentTypeError
 
 Wrt = int | str | Sequence[int | str] | nn.Module | None
@@ -38,7 +39,8 @@ class Signature(NamedTuple):
     """A function of flat tensors, and the way back to the user's trees.
 
     `evaluate` runs the function as the user wrote it. `replay` is for every further evaluation:
-    it leaves the buffers of a module (the running means of batch norm) as they are.
+    it leaves the buffers of a module (the running means of batch norm) as they are. Where
+    `is_arithmetic` holds, `call` does nothing that must be watched.
     """
 
     api: str
@@ -48,6 +50,7 @@ class Signature(NamedTuple):
     nest: Callable[[Sequence[Any]], Any]
     has_aux: bool
     holomorphic: bool
+    is_arithmetic: bool = False
 
     def evaluate(self, leaves: Sequence[Tensor]) -> Outputs:
         """Evaluate the function the first time."""
@@ -115,7 +118,9 @@ def bind(
         return Signature(api, leaves, call, call, nest, has_aux, holomorphic)
     if wrt is None and _is_flat(inputs):  # nothing to look up, and the common case
         leaves, fill, nest = _bind_flat(inputs)
+        arithmetic = all(map(has_numbers, leaves)) and is_arithmetic(func)
     else:
+        arithmetic = False
         selection = select(api, func, inputs, wrt)
         leaves, fill, nest = selection.leaves, selection.fill, selection.nest
     _check_leaves(api, inputs, leaves, holomorphic)
@@ -127,6 +132,7 @@ def bind(
         nest,
         has_aux,
         holomorphic,
+        arithmetic,
     )
 
 
