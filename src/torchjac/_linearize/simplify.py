@@ -45,8 +45,8 @@ def simplified(program: LinearProgram, trace_s: float) -> LinearProgram:
     nodes = [_renamed(node, same) for node in program.nodes if node.outputs[0] not in same]
     outputs = tuple([None if n is None else same.get(n, n) for n in program.outputs])
     nodes, needed = _needed(nodes, outputs)
-    linear = _linear(nodes, program.tangents)
     nodes = [node for node in nodes if node.outputs[0] not in program.constants]
+    linear = _linear(nodes, program.tangents)
     used = {number for node in nodes for number in node.inputs} | needed.intersection(outputs)
     return replace(
         program,

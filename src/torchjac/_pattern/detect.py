@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from time import perf_counter
 
 import numpy as np
@@ -71,7 +72,7 @@ def read_program(
         no rule knows.
     """
     shapes = [program.values[n].shape for n in program.tangents]
-    sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
+    sizes = [prod(shape) for shape in shapes]
     starts = np.cumsum([0, *sizes])
     known = {
         n: identity(shape, int(start), int(starts[-1]))
@@ -126,8 +127,8 @@ def _joined(
     targets = [program.values[n].shape for n in program.primals]
     if program.direction == "jvp":
         targets = [tuple(output.shape) for output in outputs]
-    counts = [int(np.prod(shape, dtype=np.int64)) for shape in targets]
-    size = sum([int(np.prod(program.values[n].shape, dtype=np.int64)) for n in program.tangents])
+    counts = [prod(shape) for shape in targets]
+    size = sum([prod(program.values[n].shape) for n in program.tangents])
     rows = [
         sp.csr_array((count, size), dtype=bool) if sets is None else sets.rows()
         for sets, count in zip(results, counts, strict=True)

@@ -1,6 +1,7 @@
 """The algebra read as index sets: what each local map does to the sets of its argument."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def _move(sets: IndexSets, move: Move) -> IndexSets:
 
 
 def _deposit(sets: IndexSets, deposit: Deposit) -> IndexSets:
-    count = int(np.prod(deposit.shape, dtype=np.int64))
+    count = prod(deposit.shape)
     places = np.arange(1, count + 1, dtype=np.int32).reshape(deposit.shape)
     return deposited(sets, run_on_integers(deposit.run, places), deposit.shape)
 
@@ -67,10 +68,8 @@ def _deposit(sets: IndexSets, deposit: Deposit) -> IndexSets:
 def _reduce(sets: IndexSets, reduce: Reduce) -> IndexSets:
     kept = [d for d in range(sets.of.ndim) if d not in reduce.dims]
     shape = tuple([sets.shape[d] for d in kept])
-    width = int(np.prod([sets.shape[d] for d in reduce.dims], dtype=np.int64))
-    numbers = sets.of.transpose([*kept, *reduce.dims]).reshape(-1, width)
-    if width == 0:
-        numbers = np.zeros((numbers.shape[0] or int(np.prod(shape, dtype=np.int64)), 1), np.int32)
+    count, width = prod(shape), prod([sets.shape[d] for d in reduce.dims])
+    numbers = sets.of.transpose([*kept, *reduce.dims]).reshape(count, width)
     result = gathered(sets, numbers, shape)
     if not reduce.keepdim:
         return result
@@ -87,7 +86,7 @@ def _scan(sets: IndexSets, scan: Scan) -> IndexSets:
     upto = np.tri(length, dtype=bool)
     upto = upto.T if scan.reverse else upto
     wide = np.where(upto, numbers[..., None, :], np.int32(0))
-    result = gathered(sets, wide.reshape(-1, length), numbers.shape)
+    result = gathered(sets, wide.reshape(numbers.size, length), numbers.shape)
     return IndexSets(np.moveaxis(result.of, -1, scan.dim), result.table)
 
 
@@ -119,7 +118,7 @@ def _contract(sets: IndexSets, contract: Contract) -> IndexSets:
     sizes = dict(zip(others, contract.sizes, strict=True))
     sizes |= {k: n for k, n in zip(letters, sets.shape, strict=True) if n != 1 or k not in sizes}
     if nonzeros is not None:
-        kept = int(np.prod([sizes[k] for k in letters if k not in others], dtype=np.int64))
+        kept = prod([sizes[k] for k in letters if k not in others])
         if len(nonzeros[0]) * kept <= _MOST_ENTRIES:
             return _contract_nonzeros(sets, nonzeros, letters, others, out, sizes)
     summed = [k for k, letter in enumerate(letters) if letter not in out]
@@ -159,7 +158,8 @@ def _contract_nonzeros(
     """The sets of a contraction with a coefficient that has zeros: only the rest counts."""
     places = {letter: part[:, None] for letter, part in zip(others, nonzeros, strict=True)}
     alone = [letter for letter in letters if letter not in others]
-    grid = np.indices([sizes[letter] for letter in alone]).reshape(len(alone), 1, -1)
+    lengths = [sizes[letter] for letter in alone]
+    grid = np.indices(lengths).reshape(len(alone), 1, prod(lengths))
     places |= dict(zip(alone, grid, strict=True))
 
     def flat(names: str, lengths: Sequence[int]) -> IntArray:

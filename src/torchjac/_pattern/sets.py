@@ -10,6 +10,7 @@ Moving data then moves numbers, whatever the sets hold, and only a union makes n
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def identity(shape: tuple[int, ...], start: int, size: int) -> IndexSets:
     Returns:
         The sets.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    count = prod(shape)
     indptr = np.concatenate([[0], np.arange(count + 1)]).astype(np.int32)
     columns = np.arange(start, start + count, dtype=np.int32)
     table = sp.csr_array((np.ones(count, bool), columns, indptr), shape=(count + 1, size))
@@ -138,6 +139,8 @@ def gathered(sets: IndexSets, numbers: IntArray, shape: tuple[int, ...]) -> Inde
     Returns:
         The unions.
     """
+    if not numbers.size:
+        return nothing(shape, sets.table.shape[1])
     if numbers.shape[1] == 1 or (numbers == numbers[:, :1]).all():
         return IndexSets(np.ascontiguousarray(numbers[:, 0]).reshape(shape), sets.table)
     first, inverse = _distinct_rows(numbers)
@@ -159,7 +162,7 @@ def deposited(sets: IndexSets, targets: IntArray, shape: tuple[int, ...]) -> Ind
     Returns:
         The unions, empty where nothing was put.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    count = prod(shape)
     live = (targets.ravel() > 0) & (sets.of.ravel() > 0)
     places, numbers = targets.ravel()[live] - 1, sets.of.ravel()[live]
     order = np.argsort(places, kind="stable")

@@ -1,6 +1,7 @@
 """Convolutions read as index sets: each element sees a window of the argument."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -29,7 +30,7 @@ def convolved(sets: IndexSets, convolve: Convolve) -> IndexSets:
     space_in, space = sets.shape[2:], convolve.shape[2:]
     outputs = convolve.shape[1] // groups
     of = sets.of.reshape(batch, groups, per_group, *space_in)
-    size = int(np.prod(convolve.shape, dtype=np.int64)) * per_group * taps.shape[-1]
+    size = prod(convolve.shape) * per_group * taps.shape[-1]
     if _is_uniform(taps) or size > _MOST_ENTRIES:
         width = np.moveaxis(of, 2, -1).reshape(-1, per_group)
         sets = gathered(sets, width, (batch, groups, *space_in))
@@ -60,10 +61,10 @@ def _taps(convolve: Convolve) -> IntArray:
     nonzero = _nonzero(convolve.value, convolve.kernel)
     groups = convolve.groups
     if not convolve.transposed:
-        return nonzero.reshape(groups, -1, convolve.kernel[1], int(np.prod(size)))
+        return nonzero.reshape(groups, -1, convolve.kernel[1], prod(size))
     flipped = nonzero[(slice(None), slice(None), *(slice(None, None, -1),) * len(size))]
     inputs = convolve.kernel[0] // groups
-    return flipped.reshape(groups, inputs, -1, int(np.prod(size))).transpose(0, 2, 1, 3)
+    return flipped.reshape(groups, inputs, -1, prod(size)).transpose(0, 2, 1, 3)
 
 
 def _nonzero(value: Tensor | None, shape: tuple[int, ...]) -> IntArray:
