@@ -1,7 +1,6 @@
 """From a function to its linear program, forward where that is right and backward where not."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -71,7 +70,9 @@ def agree(forward: Trace, backward: Trace) -> bool:
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor | None]) -> tuple[float, float]:
     """The inner product, and that of the absolute values."""
     products = [
-        x.detach().double() * y.detach().double() for x, y in zip(a, b, strict=True) if y is not None
+        x.detach().double() * y.detach().double()
+        for x, y in zip(a, b, strict=True)
+        if y is not None
     ]
     return (
         sum([float(p.sum()) for p in products]),

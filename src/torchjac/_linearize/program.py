@@ -49,7 +49,7 @@ class Node:
     @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Numbers of the tensors among the arguments."""
-        return tuple([*refs_in(self.args), *refs_in(tuple(self.kwargs.values()))])
+        return (*refs_in(self.args), *refs_in(tuple(self.kwargs.values())))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ would lose custom backward passes, `detach` and blocks under `no_grad`.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from time import perf_counter
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ def trace_vjp(
     return Trace(program, tuple(seeds), tuple(products))
 
 
-def _evaluating(leaves: Sequence[Tensor]) -> AbstractContextManager[None]:
+def _evaluating(leaves: Sequence[Tensor]) -> ExitStack:
     stack = ExitStack()
     devices = sorted({leaf.device.index or 0 for leaf in leaves if leaf.is_cuda})
     stack.enter_context(torch.random.fork_rng(devices=devices))

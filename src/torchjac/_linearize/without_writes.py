@@ -6,7 +6,6 @@ under `torch.func.functionalize`, which knows what a view is a view of, and reco
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -168,9 +168,7 @@ class Opaque:
     batch_dims: int = 0
 
 
-LinearMap = (
-    Scale | Move | Deposit | Reduce | Mix | Scan | Contract | Convolve | Matrix | Opaque
-)
+LinearMap = Scale | Move | Deposit | Reduce | Mix | Scan | Contract | Convolve | Matrix | Opaque
 
 
 class Term(NamedTuple):

@@ -19,8 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Sets that hold more than this, counted over the elements they are to be united for, or that fill
+# more than this part of their matrix, are not worth having one by one.
+MOST_ENTRIES = 200_000_000
+MOST_DENSITY = 0.3
+FEW_ENTRIES = 1_000_000
+
 IntArray = NDArray[Any]
 Table = Any  # scipy.sparse.csr_array of bool, which scipy leaves without a type
+
+
+class HeadingForDense(Exception):
+    """So many entries that the pattern will be all but dense: the walk goes on with fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +77,26 @@ class IndexSets:
     def kept_where(self, mask: IntArray) -> "IndexSets":
         """The sets of the elements where `mask` holds, empty ones elsewhere."""
         return IndexSets(np.where(mask, self.of, np.int32(0)), self.table)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of all elements together."""
+        return int(np.diff(self.table.indptr)[self.of.ravel()].sum(dtype=np.int64))
+
+    @property
+    def is_all_but_dense(self) -> bool:
+        """Whether the sets are so full that keeping them one by one does not pay."""
+        entries = self.table.nnz
+        return entries > FEW_ENTRIES and entries > MOST_DENSITY * prod(self.table.shape)
+
+    def collapsed(self) -> "IndexSets":
+        """One set for all elements that have any: all that they depend on together."""
+        full = np.unique(self.table.indices)
+        indptr = np.array([0, 0, len(full)])
+        table = sp.csr_array(
+            (np.ones(len(full), bool), full, indptr), shape=(2, self.table.shape[1])
+        )
+        return IndexSets((self.of > 0).astype(np.int32), table)
 
     def rows(self) -> Table:
         """A row for every element, in order: CSR, shape (elements, input elements)."""
@@ -187,7 +217,12 @@ def combined(table: Table, numbers: IntArray, indptr: IntArray, inverse: IntArra
 
     Returns:
         The sets.
+
+    Raises:
+        HeadingForDense: They would hold too much.
     """
+    if int(np.diff(table.indptr)[numbers].sum(dtype=np.int64)) > MOST_ENTRIES:
+        raise HeadingForDense
     which = sp.csr_array(
         (np.ones(len(numbers), bool), numbers, indptr), shape=(len(indptr) - 1, table.shape[0])
     )

@@ -81,10 +81,14 @@ def _windows(of: IntArray, convolve: Convolve, space: Sequence[int]) -> IntArray
         spans = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
         before = tuple([s - p for s, p in zip(spans, before, strict=True)])
         stride = (1,) * rank
-    padded = _padded(of, before, [
-        (n - 1) * s + (k - 1) * d + 1
-        for n, s, k, d in zip(space, stride, size, dilation, strict=True)
-    ])
+    padded = _padded(
+        of,
+        before,
+        [
+            (n - 1) * s + (k - 1) * d + 1
+            for n, s, k, d in zip(space, stride, size, dilation, strict=True)
+        ],
+    )
     steps = padded.strides[-rank:]
     shape = (*padded.shape[:-rank], *space, *size)
     strides = (
