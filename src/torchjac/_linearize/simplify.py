@@ -65,8 +65,9 @@ def _copies(nodes: tuple[Node, ...], values: tuple[Value, ...]) -> Mapping[int, 
     for node in nodes:
         if getattr(node.op, "overloadpacket", None) not in _COPIES:
             continue
-        source, copy = node.args[0].number, node.outputs[0]
-        if isinstance(copy, int) and values[source] == values[copy]:
+        source: int = node.args[0].number
+        copy = node.outputs[0]
+        if copy is not None and values[source] == values[copy]:
             same[copy] = same.get(source, source)
     return same
 

@@ -277,5 +277,8 @@ def _pruned(of: IntArray, table: Table) -> IndexSets:
     """The sets without those that no element has, if they are many."""
     if table.shape[0] <= 2 * of.size + 1:
         return IndexSets(of.astype(np.int32, copy=False), table)
-    used = np.unique(np.append(of.ravel(), 0))
-    return IndexSets(np.searchsorted(used, of).astype(np.int32), table[used])
+    used = np.zeros(table.shape[0], bool)
+    used[of.ravel()] = True
+    used[0] = True
+    renumbered = np.cumsum(used, dtype=np.int32) - np.int32(1)
+    return IndexSets(renumbered[of], table[np.flatnonzero(used)])
