@@ -22,11 +22,12 @@ import pytest
 import torchjac
 import torchjac.func
 import torchjac.functional
+import torchjac.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "torchjac"
 
-PUBLIC_MODULES = (torchjac, torchjac.functional, torchjac.func)
+PUBLIC_MODULES = (torchjac, torchjac.functional, torchjac.func, torchjac.testing)
 
 # Each room imports from itself and from the rooms before it, never from those after it.
 # Rooms on one line do not import from each other.

@@ -17,6 +17,7 @@ from tests._pattern.refused import REFUSED as NO_PATTERN
 from torchjac import errors, functional
 from torchjac import func as transforms
 from torchjac._evaluate import strict
+from torchjac.testing import scenario
 
 ROOT = Path(torchjac.__file__).parent
 
@@ -862,6 +863,11 @@ CASES = {
         lambda: functional.hessian(square, x2()),
         errors.ShapeError,
         ("The Tensor returned by the function given to hessian", "single element"),
+    ),
+    "testing: scenario": Case(
+        lambda: scenario("brusselater", 8),
+        errors.ArgumentError,
+        ("scenario: no family is called 'brusselater'", "did you mean 'brusselator'"),
     ),
     "func: chunk_size": Case(
         lambda: transforms.jacrev(square, chunk_size=0),
