@@ -1,0 +1,1 @@
+"""Which columns or rows of a Jacobian can share a pass."""
