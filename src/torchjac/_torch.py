@@ -37,10 +37,10 @@ __all__ = [
     "fast_backward",
     "forward_grad_enabled",
     "forward_grad_is_enabled",
+    "grad_switch",
     "gradient_bytes",
     "has_numbers",
     "inside_transform",
-    "is_grad_switch",
     "is_wrapped",
     "jvp_with_argnums",
     "load_jvp_decompositions",
@@ -59,6 +59,8 @@ _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
 vjp_with_argnums = _vjp_with_argnums
 forward_grad_enabled = _set_fwd_grad_enabled
+# What is behind `torch.no_grad` and `torch.enable_grad`.
+grad_switch = torch._C._set_grad_enabled
 
 
 def jvp_with_argnums(
@@ -225,11 +227,6 @@ def batched(
 def forward_grad_is_enabled() -> bool:
     """Whether forward mode follows ops at the moment."""
     return torch._C._is_fwd_grad_enabled()
-
-
-def is_grad_switch(function: Any) -> bool:
-    """Whether `function` is the switch behind `torch.no_grad` and `torch.enable_grad`."""
-    return function is torch._C._set_grad_enabled
 
 
 def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: int) -> int:

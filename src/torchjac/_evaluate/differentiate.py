@@ -71,7 +71,8 @@ def differentiate(signature: Signature, options: Options) -> Solution:
         rows = sum([output.numel() for output in outputs.tensors])
         columns = sum([leaf.numel() for leaf in leaves])
         choice = choose(options.strategy, columns, rows, rows_only=_needs_rows(signature, options))
-        bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
+        seeds = columns if choice.mode == "forward-mode" else rows
+        bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs, seeds)
         with Progress(shown=options.progress, label=signature.api) as progress:
             blocks = compute(point.work(options, None, bound, progress), choice)
     if is_full(blocks):
@@ -93,7 +94,7 @@ def _small_rows(signature: Signature, options: Options, tape: Tape) -> Blocks | 
     survey = tape.survey()
     if survey.has_custom_functions:
         return None
-    bound = bound_of_seed(survey.gradient_bytes, outputs, tape.inputs)
+    bound = bound_of_seed(survey.gradient_bytes, outputs, tape.inputs, rows)
     if not is_negligible(rows, bound, result_bytes(outputs, tape.inputs)):
         return None
     return try_at_once(tape, create_graph=options.create_graph)

@@ -19,8 +19,8 @@ MIB = 2**20
 GIB = 2**30
 # Below this, measuring costs more than it could save.
 NEGLIGIBLE_BYTES = 128 * MIB
-# A graph is walked again, for the branches that count, where all of it is more than this part.
-BOUND_SHARE = 4096
+# For so many seeds it is settled at once what a bound must be to be negligible.
+FEW_SEEDS = 2048
 # On a CPU a pass that outgrows the caches and faults in fresh pages costs several times more per
 # seed than one that does not. A forward pass evaluates the function anew, so that it pays to
 # share it among more seeds.
@@ -160,10 +160,22 @@ def result_bytes(
     return width * sum([seed_count(output, dim) for output in outputs])
 
 
-def bound_of_seed(total: int, outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> int:
-    """Bytes of all gradients that one seed makes in the graph between, counted while small."""
-    if total <= NEGLIGIBLE_BYTES // BOUND_SHARE:
-        return total  # with the branches that lead elsewhere, and small all the same
+def bound_of_seed(
+    total: int, outputs: Sequence[Tensor], leaves: Sequence[Tensor], seeds: int = FEW_SEEDS
+) -> int:
+    """Bytes of all gradients that one seed makes in the graph between, counted while small.
+
+    Args:
+        total: Bytes of all gradients in the graph, those of branches that lead elsewhere too.
+        outputs: Where the graph begins.
+        leaves: Where it ends.
+        seeds: How many there will be.
+
+    Returns:
+        `total` where that is negligible, or a closer bound from another walk of the graph.
+    """
+    if 2 * seeds * total <= NEGLIGIBLE_BYTES:
+        return total
     return gradient_bytes(outputs, leaves, NEGLIGIBLE_BYTES)
 
 

@@ -71,7 +71,8 @@ def differentiate_samples(
         rows,
         rows_only="the result shall be differentiable" if options.create_graph else "",
     )
-    bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs)
+    seeds = columns if choice.mode == "forward-mode" else rows
+    bound = bound_of_seed(tape.survey().gradient_bytes, outputs.tensors, tape.inputs, seeds)
     blocks = None
     plain = options.is_plain and not tape.survey().has_custom_functions
     if plain and choice.mode == "reverse-mode" and not is_listened_to():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchjac._inputs.warn import warn
-from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, is_grad_switch
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
 from torchjac.errors import HiddenValueWarning
 
 _READERS = {
@@ -24,9 +24,8 @@ _READERS = {
     Tensor.__index__: "int()",
     Tensor.__complex__: "complex()",
 }
-
-
 _MAKERS = (torch.tensor, torch.as_tensor)
+_LOOKED_AT = frozenset([*_READERS, *_MAKERS, grad_switch])
 
 
 class Watch(TorchFunctionMode):
@@ -54,6 +53,8 @@ class Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func not in _LOOKED_AT:
+            return func(*args, **kwargs) if kwargs else func(*args)
         if self._warn and func in _MAKERS and _holds_dependent(args):
             self._report(f"torch.{func.__name__}()")
         if self._warn and func in _READERS and _depends_on_inputs(args[0]):
@@ -62,7 +63,7 @@ class Watch(TorchFunctionMode):
                 warnings.simplefilter("ignore", UserWarning)
                 return func(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        if is_grad_switch(func):
+        if func is grad_switch:
             forward_grad_enabled(*args)
         return result
 

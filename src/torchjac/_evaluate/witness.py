@@ -7,6 +7,7 @@ independent: the product from the tape then holds terms that no block has.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -28,41 +29,72 @@ FEW_OUTPUTS = 8
 class Witness(NamedTuple):
     """Cotangents u of the outputs, and the products u^T J of groups of outputs with each input."""
 
-    cotangents: tuple[Tensor, ...]
-    groups: tuple[tuple[Sequence[int], Sequence[Tensor | None]], ...]
-    eps: float
-    floors: tuple[float, ...]
+    tape: Linearized
+    cotangents: Sequence[Tensor]
+    groups: Sequence[tuple[Sequence[int], Sequence[Tensor | None]]]
 
     def agrees(self, blocks: Blocks, batch: BatchDims | None = None) -> bool:
         """Whether u^T times `blocks` is what the tape said, for every group, input and sample."""
         return all(
-            self._agree(*_contracted(self.cotangents, blocks, which, j, batch), product, j, batch)
+            self._agree(blocks, which, j, product, batch)
             for which, products in self.groups
             for j, product in enumerate(products)
         )
 
     def _agree(
         self,
-        ours: Tensor | None,
-        bound: Tensor | None,
-        tape: Tensor | None,
+        blocks: Blocks,
+        which: Sequence[int],
         j: int,
+        product: Tensor | None,
         batch: BatchDims | None,
     ) -> bool:
-        if tape is not None:
-            tape = tape.detach()
-            tape = tape.reshape(1, -1) if batch is None else rows_of_samples(tape, batch.inputs)
-        allowed = min(TOLERANCE_EPS * self.eps, TOLERANCE_CAP)
+        if product is not None:
+            product = product.detach()
+            product = (
+                product.reshape(1, -1) if batch is None else rows_of_samples(product, batch.inputs)
+            )
+        parts = [
+            _parts(self.cotangents[i], block, batch)
+            for i in which
+            for block in [blocks[i][j]]
+            if block is not None and block.numel()
+        ]
+        ours = _summed([u @ block for u, block in parts]) if parts else None
+        if ours is None or product is None:
+            present = ours if product is None else product
+            if present is None:
+                return True
+            small = self._allowed() * self._floor(j, batch)
+            return bool((present.norm(dim=1) <= small).all())
+        product = product.to(ours)
+        off = ours - product
+        # The product is no larger than the bound on its rounding below, which costs a pass more.
+        least = min(TOLERANCE_EPS * torch.finfo(ours.dtype).eps, TOLERANCE_CAP)
+        if bool((off.norm(dim=1) <= least * ours.norm(dim=1)).all()):
+            return True
+        bound = _summed([u.abs() @ block.abs() for u, block in parts])
+        known = ours.isfinite() & product.isfinite() & bound.isfinite()
+        scale = torch.where(known, bound, 0).norm(dim=1) + self._floor(j, batch)
+        off = torch.where(known, off, 0).norm(dim=1)
+        return bool((off <= self._allowed() * scale).all())
+
+    def _allowed(self) -> float:
+        """Rounding relative to the coarsest precision in the graph."""
+        return min(TOLERANCE_EPS * coarsest_eps(self.tape.outputs.tensors), TOLERANCE_CAP)
+
+    def _floor(self, j: int, batch: BatchDims | None) -> float:
+        """What rounding alone makes of the derivative by input j."""
+        x = self.tape.inputs[j]
         # Samples may be of very different sizes, which one floor for all would hide.
-        floor = self.floors[j] if batch is None else 0.0
-        if ours is None or bound is None or tape is None:
-            present = ours if tape is None else tape
-            return present is None or bool((present.norm(dim=1) <= allowed * floor).all())
-        tape = tape.to(ours)
-        known = ours.isfinite() & tape.isfinite() & bound.isfinite()
-        off = torch.where(known, ours - tape, 0).norm(dim=1)
-        scale = torch.where(known, bound, 0).norm(dim=1) + floor
-        return bool((off <= allowed * scale).all())
+        if batch is not None or not x.numel():
+            return 0.0
+        sizes = [
+            float(u.double().norm() * _finite(y).norm() / max(y.numel(), 1) ** 0.5)
+            for u, y in zip(self.cotangents, self.tape.outputs.tensors, strict=True)
+            if not y.is_complex()
+        ]
+        return sum(sizes) / (1.0 + float(_finite(x).abs().max()))
 
 
 def testify(tape: Linearized) -> Witness:
@@ -81,27 +113,7 @@ def testify(tape: Linearized) -> Witness:
         tape.pull(which, [cotangents[i] for i in which], stacked=False, create_graph=False)
         for which in groups
     ]
-    return _witness(tape, cotangents, list(zip(groups, products, strict=True)))
-
-
-def _witness(
-    tape: Linearized,
-    cotangents: Sequence[Tensor],
-    groups: Sequence[tuple[Sequence[int], Sequence[Tensor | None]]],
-) -> Witness:
-    """With the coarsest precision in the graph, and for each input what rounding alone makes."""
-    outputs = tape.outputs.tensors
-    size = sum(
-        [
-            float(u.double().norm() * _finite(y).norm() / max(y.numel(), 1) ** 0.5)
-            for u, y in zip(cotangents, outputs, strict=True)
-            if not y.is_complex()
-        ]
-    )
-    floors = [
-        size / (1.0 + float(_finite(x).abs().max())) if x.numel() else 0.0 for x in tape.inputs
-    ]
-    return Witness(tuple(cotangents), tuple(groups), coarsest_eps(outputs), tuple(floors))
+    return Witness(tape, cotangents, list(zip(groups, products, strict=True)))
 
 
 def samples_at_once(
@@ -136,7 +148,7 @@ def samples_at_once(
             ]
         )
         groups.append(([i], [row if row is None else row[count] for row in rows]))
-    return blocks, _witness(tape, cotangents, groups)
+    return blocks, Witness(tape, cotangents, groups)
 
 
 def _finite(tensor: Tensor) -> Tensor:
@@ -164,30 +176,17 @@ def random_like(tensors: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
     ]
 
 
-def _contracted(
-    cotangents: tuple[Tensor, ...],
-    blocks: Blocks,
-    which: Sequence[int],
-    j: int,
-    batch: BatchDims | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """u^T J for input j, and |u|^T |J|, which bounds its rounding; one row per sample."""
-    total = bound = None
-    for i in which:
-        block = blocks[i][j]
-        if block is None or not block.numel():
-            continue
-        block = block.detach()
-        u = cotangents[i].to(block)
-        if batch is None:
-            u, block = u.reshape(1, 1, -1), block.reshape(1, u.numel(), -1)
-        else:
-            u = rows_of_samples(u, batch.outputs).unsqueeze(1)
-            block = block.reshape(u.shape[0], u.shape[2], -1)
-        part, size = (u @ block).squeeze(1), (u.abs() @ block.abs()).squeeze(1)
-        total = part if total is None else total + part
-        bound = size if bound is None else bound + size
-    return total, bound
+def _parts(u: Tensor, block: Tensor, batch: BatchDims | None) -> tuple[Tensor, Tensor]:
+    """u^T and J of one output, with an axis of samples in front."""
+    block = block.detach()
+    u = u.to(block)
+    u = u.reshape(1, -1) if batch is None else rows_of_samples(u, batch.outputs)
+    return u.unsqueeze(1), block.reshape(u.shape[0], u.shape[1], -1)
+
+
+def _summed(products: Sequence[Tensor]) -> Tensor:
+    """The sum over outputs, one row per sample."""
+    return reduce(torch.add, products).squeeze(1)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
