@@ -216,6 +216,14 @@ class TestSizes:
         assert max(run.sizes) * KIB <= memory
         assert max(run.sizes) * KIB >= memory / 2
 
+    def test_passes_after_the_probes_are_of_one_size(self):
+        run = hungry(2 * KIB)  # of 1000 seeds 997 are left, 63 of which would fit
+
+        sweep(1000, run, chunks_for(memory=160 * KIB), differentiable=False)
+
+        assert run.sizes == [1, 2, *[63] * 5, *[62] * 11]
+        assert sum(run.sizes) == 1000
+
     def test_twice_the_budget_means_about_half_the_passes(self):
         few, many = hungry(KIB), hungry(KIB)
 

@@ -62,17 +62,22 @@ class Chunks:
     _cap: int = field(default=2**62)
 
     def next_size(self, remaining: int) -> int:
-        """Seeds for the next pass."""
+        """Seeds for the next pass.
+
+        Where they are counted here the passes that are left get the same number each: for a short
+        last one an allocator would keep memory of another size beside what it kept before.
+        """
         if self.budget.chunk_size is not None:
-            size = self.budget.chunk_size
-        elif self.negligible:
+            return min(self.budget.chunk_size, remaining, self._cap)
+        if self.negligible:
             size = remaining
         elif not self._measured:
             self._allowed_bytes()  # refuses a result that cannot fit
             size = 1
         else:
             size = self._affordable()
-        return min(size, remaining, self._cap)
+        passes = -(-remaining // max(1, min(size, self._cap)))
+        return -(-remaining // passes) if passes else 0
 
     def _allowed_bytes(self) -> int:
         """Decided once: the result takes of what is free as it fills."""
