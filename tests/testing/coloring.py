@@ -60,8 +60,8 @@ def is_star(mask: np.ndarray, colors: Sequence[int]) -> bool:
 
 
 VALID = {
-    "columns": is_distance2,
-    "rows": lambda mask, colors: is_distance2(mask.T, colors),
+    "column": is_distance2,
+    "row": lambda mask, colors: is_distance2(mask.T, colors),
     "star": is_star,
     "acyclic": is_acyclic,
 }

@@ -8,12 +8,13 @@ import torch
 from torch.func import hessian, jacrev
 
 from tests.testing.coloring import VALID, is_colorable
+from torchjac._api.color import color
 from torchjac.testing import batched, dense_pattern, in_place, scenario, scenarios, shuffled
 
 SMALL = list(scenarios())
 WITH_FORMULA = [s for s in SMALL if s.derivative is not None]
 COUNTS = [(s, count) for s in SMALL for count in s.color_counts]
-ROOMY = ("columns", "rows")
+ROOMY = ("column", "row")
 MODIFIERS = [in_place, shuffled, partial(batched, size=3)]
 
 
@@ -96,9 +97,9 @@ def test_the_given_coloring_is_valid(problem, count) -> None:
 @pytest.mark.parametrize(("problem", "count"), COUNTS, ids=name_of)
 def test_fewer_colors_than_the_bound_are_not_enough(problem, count) -> None:
     mask = problem.pattern.to_scipy().toarray() != 0
-    vertices = mask.shape[0] if count.kind == "rows" else mask.shape[1]
+    vertices = mask.shape[0] if count.kind == "row" else mask.shape[1]
     # Columns that meet in one row all differ; where none has as many, every coloring is tried.
-    lengths = mask.sum(axis={"columns": 1, "rows": 0}[count.kind]) if count.kind in ROOMY else [0]
+    lengths = mask.sum(axis={"column": 1, "row": 0}[count.kind]) if count.kind in ROOMY else [0]
     fewer = partial(is_colorable, partial(VALID[count.kind], mask), vertices, count.lower - 1)
     assert max(lengths) >= count.lower or not fewer()
 
@@ -168,3 +169,11 @@ def test_an_entry_that_vanishes_at_the_start_is_found_nearby() -> None:
 def test_dense_pattern_takes_any_shape() -> None:
     pattern = dense_pattern(lambda x: x.sum(0), torch.ones(2, 3))
     assert pattern.indices.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+@pytest.mark.parametrize(("problem", "count"), COUNTS, ids=name_of)
+def test_the_bound_of_the_engine_is_a_bound(problem, count) -> None:
+    coloring = color(problem.pattern, count.kind)
+    assert count.lower <= coloring.num_colors
+    if count.witness is not None:
+        assert coloring.lower_bound <= count.witness().max() + 1

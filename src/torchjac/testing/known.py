@@ -17,7 +17,7 @@ class ColorCount:
     """How many colors a pattern needs.
 
     Attributes:
-        kind: "columns" or "rows" (partial distance-2), "star" or "acyclic" (of a Hessian).
+        kind: "column" or "row" (partial distance-2), "star" or "acyclic" (of a Hessian).
         lower: A number of colors below which no coloring is valid.
         why: The reason for that bound.
         witness: Makes a valid coloring, an integer for each vertex, or None where none is known

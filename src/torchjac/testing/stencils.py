@@ -80,10 +80,10 @@ def _brusselator_colors(n: int) -> ColorCount:
     shift_of = {6: 3, 7: 3, 8: 4}
     k = next((k for k in shift_of if n % k == 0), None)
     if k is None:
-        return ColorCount("columns", 6 if n > 2 else 4, why)
+        return ColorCount("column", 6 if n > 2 else 4, why)
     i, j, species = np.unravel_index(np.arange(2 * n * n), (n, n, 2))
     colors = (i + 2 * j + shift_of[k] * species) % k
-    return ColorCount("columns", 6, why, lambda: colors)
+    return ColorCount("column", 6, why, lambda: colors)
 
 
 def allen_cahn(n: int) -> Scenario:
@@ -119,7 +119,7 @@ def allen_cahn(n: int) -> Scenario:
 
 def _of_band(n: int, width: int) -> ColorCount:
     count = min(n, width)
-    return ColorCount("columns", count, "a row holds that many columns", cyclic(n, count))
+    return ColorCount("column", count, "a row holds that many columns", cyclic(n, count))
 
 
 def burgers(n: int) -> Scenario:
@@ -166,7 +166,7 @@ def _of_circle(n: int) -> ColorCount:
     why = "columns of one color are 3 apart on the circle, so at most n // 3 of n share one"
     colors = np.concatenate([np.tile(np.arange(3), max(threes, 0)), np.tile(np.arange(4), fours)])
     return ColorCount(
-        "columns", -(-n // (n // 3)), why, (lambda: colors) if threes >= 0 else cyclic(n, n)
+        "column", -(-n // (n // 3)), why, (lambda: colors) if threes >= 0 else cyclic(n, n)
     )
 
 
@@ -201,7 +201,7 @@ def convnet(n: int) -> Scenario:
         lambda: torch.cos(0.1 * torch.arange(n * n, dtype=torch.float64)),
         lambda: SparsityPattern.from_coo((n * n, n * n), *neighbours(n, window)),
         "a convolutional network, weights .3 sin(1 + index)",
-        color_counts=(ColorCount("columns", side**2, "an output sees 5 by 5 pixels", colors),),
+        color_counts=(ColorCount("column", side**2, "an output sees 5 by 5 pixels", colors),),
     )
 
 
@@ -241,7 +241,7 @@ def bratu(n: int) -> Scenario:
         lambda: SparsityPattern.from_coo((n * n, n * n), *neighbours(n, FIVE_POINTS)),
         "Moré (1990), A collection of nonlinear model problems; Averick et al. (1992), MINPACK-2",
         derivative=derivative,
-        color_counts=(ColorCount("columns", lower, why, known),),
+        color_counts=(ColorCount("column", lower, why, known),),
     )
 
 

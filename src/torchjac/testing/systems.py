@@ -40,8 +40,8 @@ def arrow(n: int) -> Scenario:
         "an arrow: either side alone needs n colors, both together 3",
         derivative=derivative,
         color_counts=(
-            ColorCount("columns", n, "the first row is dense", cyclic(n, n)),
-            ColorCount("rows", n, "the first column is dense", cyclic(n, n)),
+            ColorCount("column", n, "the first row is dense", cyclic(n, n)),
+            ColorCount("row", n, "the first column is dense", cyclic(n, n)),
         ),
     )
 
@@ -94,7 +94,7 @@ def bundle(cameras: int, points: int, observations: int) -> Scenario:
         start,
         pattern,
         "Agarwal, Snavely, Seitz & Szeliski (2010), Bundle adjustment in the large, ECCV",
-        color_counts=(ColorCount("columns", 12, "a row holds a camera and a point"),),
+        color_counts=(ColorCount("column", 12, "a row holds a camera and a point"),),
     )
 
 
@@ -143,7 +143,7 @@ def extended_rosenbrock(n: int) -> Scenario:
         pattern,
         MGH + "21",
         derivative=derivative,
-        color_counts=(ColorCount("columns", 2, "a row holds 2 columns", cyclic(n, 2)),),
+        color_counts=(ColorCount("column", 2, "a row holds 2 columns", cyclic(n, 2)),),
     )
 
 
@@ -190,7 +190,7 @@ def extended_powell(n: int) -> Scenario:
         pattern,
         MGH + "22",
         derivative=derivative,
-        color_counts=(ColorCount("columns", 2, "a row holds 2 columns", colors),),
+        color_counts=(ColorCount("column", 2, "a row holds 2 columns", colors),),
     )
 
 
@@ -231,8 +231,8 @@ def variably_dimensioned(n: int) -> Scenario:
         MGH + "25",
         derivative=derivative,
         color_counts=(
-            ColorCount("columns", n, "two rows are dense", cyclic(n, n)),
-            ColorCount("rows", 3, "a column meets the diagonal and two dense rows", colors),
+            ColorCount("column", n, "two rows are dense", cyclic(n, n)),
+            ColorCount("row", 3, "a column meets the diagonal and two dense rows", colors),
         ),
     )
 
@@ -267,5 +267,5 @@ def chandrasekhar(n: int) -> Scenario:
         lambda: shapes.full(n, n),
         "Kelley (1995), Iterative Methods for Linear and Nonlinear Equations, section 5.6",
         derivative=derivative,
-        color_counts=(ColorCount("columns", n, "every row is dense", cyclic(n, n)),),
+        color_counts=(ColorCount("column", n, "every row is dense", cyclic(n, n)),),
     )
