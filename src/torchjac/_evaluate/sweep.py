@@ -62,11 +62,7 @@ class Chunks:
     _cap: int = field(default=2**62)
 
     def next_size(self, remaining: int) -> int:
-        """Seeds for the next pass.
-
-        Where they are counted here the passes that are left get the same number each: for a short
-        last one an allocator would keep memory of another size beside what it kept before.
-        """
+        """Seeds for the next pass."""
         if self.budget.chunk_size is not None:
             return min(self.budget.chunk_size, remaining, self._cap)
         if self.negligible:
@@ -76,6 +72,8 @@ class Chunks:
             size = 1
         else:
             size = self._affordable()
+        # The same for each pass that is left: for a short last one the allocator would keep memory
+        # of another size beside what it kept for those before.
         passes = -(-remaining // max(1, min(size, self._cap)))
         return -(-remaining // passes) if passes else 0
 
