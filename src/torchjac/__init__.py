@@ -6,11 +6,13 @@ from torchjac._api.check import Report, check
 from torchjac._api.finite import finite_difference
 from torchjac._api.hessian import gradient, hessian
 from torchjac._api.jacobian import batch_jacobian, jacobian, jacobian_of, value_and_jacobian
+from torchjac._api.plan import Plan, plan
 from torchjac._evaluate.report import Evaluation, record
 from torchjac.functional import hvp, jvp, vhp, vjp
 
 __all__ = [
     "Evaluation",
+    "Plan",
     "Report",
     "batch_jacobian",
     "check",
@@ -28,6 +30,7 @@ __all__ = [
     "jacobian_of",
     "jvp",
     "laplacian",
+    "plan",
     "record",
     "trace",
     "value_and_jacobian",

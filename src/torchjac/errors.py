@@ -42,6 +42,18 @@ class StrictError(TorchjacError, RuntimeError):
     """`strict=True` and an output does not depend on an input."""
 
 
+class PatternError(TorchjacError, RuntimeError):
+    """The Jacobian has entries that the sparsity pattern lacks, or a coloring mixes them up."""
+
+
+class PlanMismatchError(ArgumentError, RuntimeError):
+    """A plan is used on inputs that it was not made for."""
+
+
+class BranchError(TorchjacError, RuntimeError):
+    """The function took another branch than the one that a plan was made for."""
+
+
 class MemoryBudgetError(TorchjacError, MemoryError):
     """The result, or one pass, does not fit the memory budget."""
 
@@ -84,3 +96,7 @@ class HiddenValueWarning(TorchjacWarning):
 
 class DisagreementWarning(TorchjacWarning):
     """Forward and reverse mode differ for this function."""
+
+
+class BranchWarning(TorchjacWarning):
+    """The function took another branch than the one that a plan was made for."""

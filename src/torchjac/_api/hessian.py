@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from torchjac._api.solve import handed_out, read_call
+from torchjac._api.sparse import differentiate_sparsely
 from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.gradients import gradient_signature, scalar_signature
@@ -42,7 +43,8 @@ def hessian(
         outer_jacobian_strategy: How the gradient is differentiated: "auto", "reverse-mode" or
             "forward-mode".
         wrt: As in `jacobian`.
-        layout: Layout of the result; only `torch.strided` so far.
+        layout: Layout of the result, as in `jacobian`. For a sparse one the pattern of the
+            Hessian is detected and colored with regard to its symmetry.
         chunk_size: Rows per pass. None: as many as `memory` allows.
         memory: As in `jacobian`.
         has_aux: `func` returns (output, aux) and aux is handed through.
@@ -77,8 +79,13 @@ def hessian(
     signature = read_call(api, func, inputs, options, wrt=wrt, has_aux=has_aux)
     # Fused attention has no second derivative.
     gradient = gradient_signature(with_math_attention(signature), strict=strict)
-    outputs, blocks = differentiate(gradient, options)
-    result = signature.nest([signature.nest(row) for row in blocks])
+    if layout is torch.strided:
+        outputs, blocks = differentiate(gradient, options)
+        result = signature.nest([signature.nest(row) for row in blocks])
+    else:
+        outputs, result = differentiate_sparsely(
+            func, signature, options, layout, wrt=wrt, gradient=gradient
+        )
     return (result, handed_out(outputs.aux, create_graph)) if has_aux else result
 
 

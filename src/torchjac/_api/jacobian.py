@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchjac._api.solve import handed_out, read_call
+from torchjac._api.sparse import differentiate_sparsely
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.existing import differentiate_existing
 from torchjac._evaluate.options import Options
@@ -57,7 +58,9 @@ def jacobian(
         strategy: "auto" (by sizes), "reverse-mode" or "forward-mode".
         wrt: What to differentiate by: argument numbers, names of arguments, paths of leaves
             ("params.weight"), or an `nn.Module`, for its parameters. None: everything.
-        layout: Layout of the result; only `torch.strided` so far.
+        layout: Layout of the result. Sparse ones (`torch.sparse_csr`, `sparse_csc`,
+            `sparse_coo`, `sparse_bsr`) are matrices over flattened output and flattened input,
+            computed from a detected pattern; `torchjac.plan` keeps what was found.
         chunk_size: Seeds per pass. None: as many as `memory` allows.
         memory: Most memory for the result, and for a pass beside it: bytes (int), or a fraction
             of what is free (float). None: a fraction of what the machine has free.
@@ -75,7 +78,8 @@ def jacobian(
         ArgumentTypeError: An input or output has a type or dtype without a derivative.
         StrictError: `strict=True` and an output does not depend on an input.
         MemoryBudgetError: The result is larger than the memory budget.
-        LayoutError: `layout` is not torch.strided.
+        LayoutError: No such layout, or a sparse one inside a transform of torch.func.
+        PatternError: The detected pattern does not hold; nothing is returned then.
 
     Source: Griewank & Walther (2008), Evaluating Derivatives, chapters 3 and 15.
 
@@ -89,9 +93,12 @@ def jacobian(
     signature = read_call(
         "jacobian", func, inputs, options, wrt=wrt, has_aux=has_aux, holomorphic=holomorphic
     )
-    solution = differentiate(signature, options)
-    result = signature.rebuild(solution.outputs, solution.blocks)
-    return (result, handed_out(solution.outputs.aux, create_graph)) if has_aux else result
+    if layout is torch.strided:
+        outputs, blocks = differentiate(signature, options)
+        result = signature.rebuild(outputs, blocks)
+    else:
+        outputs, result = differentiate_sparsely(func, signature, options, layout, wrt=wrt)
+    return (result, handed_out(outputs.aux, create_graph)) if has_aux else result
 
 
 def value_and_jacobian(
@@ -146,9 +153,12 @@ def value_and_jacobian(
     signature = read_call(
         api, func, inputs, options, wrt=wrt, has_aux=has_aux, holomorphic=holomorphic
     )
-    outputs, blocks = differentiate(signature, options)
+    if layout is torch.strided:
+        outputs, blocks = differentiate(signature, options)
+        result = signature.rebuild(outputs, blocks)
+    else:
+        outputs, result = differentiate_sparsely(func, signature, options, layout, wrt=wrt)
     value = outputs.unflatten(handed_out(list(outputs.tensors), create_graph))
-    result = signature.rebuild(outputs, blocks)
     if has_aux:
         return value, result, handed_out(outputs.aux, create_graph)
     return value, result

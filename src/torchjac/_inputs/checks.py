@@ -9,6 +9,13 @@ from torch import Tensor
 from torchjac.errors import ArgumentError, ArgumentTypeError, LayoutError
 
 STRATEGIES = ("auto", "reverse-mode", "forward-mode")
+LAYOUTS = (
+    torch.strided,
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+)
 
 
 def check_callable(api: str, func: Any) -> None:
@@ -52,17 +59,15 @@ def check_memory(api: str, memory: Any) -> None:
 
 
 def check_layout(api: str, layout: Any) -> None:
-    """Refuse every layout but `torch.strided`."""
-    if layout is torch.strided:
+    """Refuse layouts that no result can have."""
+    if layout in LAYOUTS:
         return
+    known = ", ".join(map(str, LAYOUTS))
     if not isinstance(layout, torch.layout):
         raise ArgumentTypeError(
-            f"{api}: `layout` must be a torch.layout such as torch.strided, got {layout!r}."
+            f"{api}: `layout` must be a torch.layout, one of {known}; got {layout!r}."
         )
-    raise LayoutError(
-        f"{api}: layout={layout} needs the sparse engine, which this version does not have. "
-        "Use layout=torch.strided and convert the result."
-    )
+    raise LayoutError(f"{api}: `layout` must be one of {known}; got {layout}.")
 
 
 def check_leaf(api: str, place: str, leaf: Any, holomorphic: bool) -> None:

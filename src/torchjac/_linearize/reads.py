@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, is_grad_switch
+from torchjac._linearize.control_flow import python_of
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
 
 _READERS = frozenset(
     {
@@ -65,6 +66,7 @@ class Reads(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._values: list[Any] = []
+        self._forward_grad: list[bool] = []
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -73,13 +75,13 @@ class Reads(TorchFunctionMode):
 
     def __enter__(self) -> "Reads":
         """Begin to listen."""
-        self._forward_grad = forward_grad_is_enabled()
+        self._forward_grad.append(forward_grad_is_enabled())
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         """Leave forward mode as it was, even if the function switched it off and raised."""
         super().__exit__(*raised)
-        forward_grad_enabled(self._forward_grad)
+        forward_grad_enabled(self._forward_grad.pop())
 
     def __torch_function__(
         self,
@@ -88,13 +90,17 @@ class Reads(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        meaning = python_of(func)
+        if meaning is not None:
+            with self:
+                return meaning(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if func in _READERS:
             self._values.append(_comparable(result))
         elif func in _SIZERS and _chooses_by_value(func, args):
             parts = result if isinstance(result, tuple) else (result,)
             self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))
-        elif is_grad_switch(func):
+        elif func is grad_switch:
             forward_grad_enabled(*args)
         return result
 

@@ -1,0 +1,242 @@
+"""Compressed evaluation: many columns or rows of a sparse Jacobian in one product.
+
+Columns that share no row can be pushed forward together, rows that share no column can be pulled
+back together; a coloring says which. With a seed matrix S of one 0-1 row for each color,
+B = S J^T (forward mode) or B = S J (reverse mode) holds every entry of J.
+
+Source: Curtis, Powell & Reid (1974), J. Inst. Maths Applics 13; Gebremedhin, Manne & Pothen
+(2005), SIAM Review 47(4).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
+from torchjac._evaluate.blocks import Product, apply_seeds
+from torchjac._evaluate.forward import replaying
+from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.options import Options
+from torchjac._evaluate.randomness import RandomState, random_state
+from torchjac._evaluate.sweep import Chunks, sweep
+from torchjac._evaluate.tape import Tape, grad_recorded, record
+from torchjac._evaluate.watch import Watch
+from torchjac._evaluate.work import METHODS
+from torchjac._inputs.signature import Outputs, Signature
+from torchjac._torch import batched, push_forward
+
+# seeds(start, stop) -> (stop - start, size) over all elements of what is seeded, in order
+Seeds = Callable[[int, int], Tensor]
+MATH = "vmap, math attention"
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that holds the values of all of them."""
+    return reduce(torch.promote_types, [t.dtype for t in tensors])
+
+
+def split_seeds(seeds: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
+    """Seeds over everything raveled, cut into those of each tensor.
+
+    Args:
+        seeds: Shape (k, total elements).
+        likes: The tensors.
+
+    Returns:
+        For each tensor its part, shape (k, *shape), with its dtype and device.
+    """
+    if len(likes) == 1:
+        return [seeds.to(likes[0]).view(-1, *likes[0].shape)]
+    parts = seeds.split([like.numel() for like in likes], dim=1)
+    return [part.to(like).reshape(-1, *like.shape) for part, like in zip(parts, likes, strict=True)]
+
+
+def join_products(
+    products: Sequence[Tensor | None], likes: Sequence[Tensor], count: int, empty: Tensor
+) -> Tensor:
+    """The inverse of `split_seeds` for what came out; None becomes zeros.
+
+    Args:
+        products: For each tensor its part, shape (k, *shape).
+        likes: The tensors.
+        count: Number of seeds k.
+        empty: Has the dtype and device of the result.
+
+    Returns:
+        Shape (k, total elements).
+    """
+    parts = [
+        empty.new_zeros(count, like.numel())
+        if product is None
+        else product.reshape(count, like.numel()).to(empty)
+        for product, like in zip(products, likes, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@dataclass(slots=True)
+class Passes:
+    """A function at one point, ready for products with its Jacobian.
+
+    Attributes:
+        signature: The function.
+        likes: Tensors with the shapes and dtypes that it returns.
+        options: How to compute.
+        state: Where the random generators stood before the function ran first.
+        tape: Its value and graph, once there is one.
+        value: Its value, once it was evaluated.
+    """
+
+    signature: Signature
+    likes: Sequence[Tensor]
+    options: Options
+    state: RandomState
+    tape: Tape | None = None
+    value: Outputs | None = None
+    _math_tape: Tape | None = field(default=None, init=False)
+
+    @classmethod
+    def begin(cls, signature: Signature, likes: Sequence[Tensor], options: Options) -> "Passes":
+        """Start at the point of `signature`; nothing is evaluated yet."""
+        return cls(signature, likes, options, random_state(signature.leaves))
+
+    def evaluate(self, *, keep_graph: bool) -> Outputs:
+        """The value of the function; evaluated once, whatever follows.
+
+        Args:
+            keep_graph: Record a tape, for passes in reverse mode or because the function needs
+                one itself.
+
+        Returns:
+            What the function returned.
+        """
+        if self.tape is None and keep_graph:
+            self.tape = record(self.signature, create_graph=self.options.create_graph)
+            self.value = self.tape.outputs
+        if self.value is None:
+            with grad_recorded(), torch.no_grad():
+                copies = [leaf.detach().clone() for leaf in self.signature.leaves]
+                self.value = self.signature.evaluate(copies)
+        return self.value
+
+    def push(self, seeds: Seeds, count: int, chunks: Chunks, method: str) -> Tensor:
+        """Jacobian-vector products by forward mode.
+
+        Args:
+            seeds: Rows of S, over all inputs raveled.
+            count: How many.
+            chunks: Sizes of the passes.
+            method: "vmap", "loop" or the like.
+
+        Returns:
+            S J^T, shape (count, elements of all outputs).
+        """
+        signature = with_math_attention(self.signature) if method == MATH else self.signature
+        leaves = [_plain(leaf) for leaf in signature.leaves]
+        stacked = method != METHODS[False]
+
+        def evaluate(copies: list[Tensor]) -> Sequence[Tensor]:
+            return signature.replay(copies).tensors
+
+        watch = Watch(signature.api, warn=False)
+        flat = replaying(signature.api, evaluate, self.likes, self.state, watch)
+
+        def once(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            return push_forward(flat, leaves, tangents)
+
+        def product(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            return batched(once, tangents, "same") if stacked else once(tangents)
+
+        with grad_recorded():
+            return _swept(
+                product, seeds, count, chunks, leaves, self.likes, stacked=stacked, graph=False
+            )
+
+    def pull(self, seeds: Seeds, count: int, chunks: Chunks, method: str) -> Tensor:
+        """Vector-Jacobian products by reverse mode.
+
+        Args:
+            seeds: Rows of S, over all outputs raveled.
+            count: How many.
+            chunks: Sizes of the passes.
+            method: "vmap", "loop" or the like.
+
+        Returns:
+            S J, shape (count, elements of all inputs), differentiable if that was asked for.
+        """
+        tape = self._tape_for(method)
+        outputs = tape.outputs.tensors
+        stacked, graph = method != METHODS[False], self.options.create_graph
+
+        def product(cotangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            which = range(len(outputs))
+            return tape.pull(which, cotangents, stacked=stacked, create_graph=graph)
+
+        return _swept(
+            product, seeds, count, chunks, outputs, tape.inputs, stacked=stacked, graph=graph
+        )
+
+    def _tape_for(self, method: str) -> Tape:
+        if method == MATH:
+            if self._math_tape is None:
+                self._math_tape = self._recorded(with_math_attention(self.signature), again=True)
+            return self._math_tape
+        if self.tape is None:
+            self.tape = self._recorded(self.signature, again=self.value is not None)
+        return self.tape
+
+    def _recorded(self, signature: Signature, *, again: bool) -> Tape:
+        if not again:
+            return record(signature, create_graph=self.options.create_graph)
+        with self.state.replayed():
+            return record(
+                signature._replace(call=signature.recall), create_graph=self.options.create_graph
+            )
+
+    def rungs(self, mode: str, run: Callable[[str, str], Any]) -> list[Rung[Any]]:
+        """Ways to make products in a mode, fastest first.
+
+        Args:
+            mode: "forward-mode" or "reverse-mode".
+            run: What to do, given mode and method.
+
+        Returns:
+            The rungs of a ladder.
+        """
+        methods = [METHODS[stacked] for stacked in self.options.stackings]
+        if self.tape is not None and uses_fused_attention(self.tape.survey().node_names):
+            methods[:1] = [methods[0], MATH] if methods[0] == METHODS[True] else methods[:1]
+        return [Rung(mode, method, lambda m=method: run(mode, m)) for method in methods]
+
+
+def _swept(
+    product: Product,
+    seeds: Seeds,
+    count: int,
+    chunks: Chunks,
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    stacked: bool,
+    graph: bool,
+) -> Tensor:
+    """One product for each seed, over all targets raveled."""
+    empty = torch.empty(0, dtype=common_dtype(targets), device=sources[0].device)
+
+    def run(start: int, stop: int) -> Sequence[Tensor | None]:
+        made = apply_seeds(product, split_seeds(seeds(start, stop), sources), stacked=stacked)
+        return [join_products(made, targets, stop - start, empty)]
+
+    whole = sweep(count, run, chunks, differentiable=graph)[0] if count else None
+    if whole is None:
+        return empty.new_zeros(count, sum([target.numel() for target in targets]))
+    return whole
+
+
+def _plain(leaf: Tensor) -> Tensor:
+    leaf = leaf.detach().contiguous()
+    return leaf.clone() if leaf.is_inference() else leaf

@@ -1,0 +1,1 @@
+"""From compressed values to tensors of every layout."""

@@ -1,0 +1,1 @@
+"""Candidates, what they cost, and the choice."""

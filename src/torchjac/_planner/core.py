@@ -1,0 +1,290 @@
+"""A plan at work: which branch this is, what can be trusted, and the entries."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import RLock
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.attention import with_math_attention
+from torchjac._evaluate.compressed import Passes
+from torchjac._evaluate.constant import still_holds
+from torchjac._evaluate.gradients import gradient_signature
+from torchjac._evaluate.options import Options
+from torchjac._evaluate.work import METHODS
+from torchjac._inputs.closure import held_modules
+from torchjac._inputs.signature import Outputs, Signature, Wrt, bind
+from torchjac._inputs.warn import warn
+from torchjac._linearize.reads import Reads
+from torchjac._planner.apply import Entries, find_suspects, planned_chunks, take_entries, tell
+from torchjac._planner.certificate import confirm
+from torchjac._planner.fit import Fit
+from torchjac._planner.held import Marks, marks_of_function, marks_of_inputs
+from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
+from torchjac._planner.probe import REVERSE, random_vector, run
+from torchjac._planner.structure import Request, Scheme, Structure
+from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
+
+# Branches that are kept ready; a function that reads another number each time has no end of them.
+MOST_BRANCHES = 16
+
+
+class Call(NamedTuple):
+    """A function, and how it takes its inputs."""
+
+    func: Callable[..., Any]
+    wrt: Wrt
+    has_aux: bool
+    order: int
+
+    def bind(self, api: str, inputs: Any) -> Signature:
+        """The function whose Jacobian is wanted, at these inputs."""
+        signature = bind(api, self.func, inputs, wrt=self.wrt, has_aux=self.has_aux)
+        return of_order(signature, self.order)
+
+    @property
+    def moves_buffers(self) -> bool:
+        """Whether an evaluation may change buffers of modules."""
+        if isinstance(self.wrt, torch.nn.Module):
+            return False
+        return any(True for module in held_modules(self.func) for _ in module.buffers())
+
+    def marks(self) -> Marks:
+        """What the function holds now."""
+        module = self.wrt
+        selected = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+        return marks_of_function(self.func, selected)
+
+
+def of_order(signature: Signature, order: int) -> Signature:
+    """The function itself, or its gradient."""
+    if order == 1:
+        return signature
+    # Fused attention has no second derivative.
+    return gradient_signature(with_math_attention(signature), strict=False)
+
+
+class Answer(NamedTuple):
+    """What a call of a plan found: where the entries go, the entries, and the value if known."""
+
+    structure: Structure
+    signature: Signature
+    values: Tensor
+    outputs: Outputs | None
+
+
+@dataclass(eq=False)
+class Core:
+    """What a plan holds.
+
+    Attributes:
+        call: The function.
+        request: What the user asked for.
+        given: A pattern or coloring that the user brought.
+        fit: What the inputs must be like.
+        main: The branch that the plan was made for.
+        held: Marks of what the function held then, None if unknown.
+        constants: Marks of the inputs that are not differentiated, None if unknown.
+        branches: Other branches, by what the function reads there.
+        lock: Held while any of these change.
+        row_schemes: For each branch the scheme for results that can be differentiated.
+    """
+
+    call: Call
+    request: Request
+    given: Given
+    fit: Fit
+    main: Structure
+    held: Marks | None
+    constants: Marks | None
+    branches: dict[tuple[Any, ...], Structure] = field(default_factory=dict)
+    lock: Any = field(default_factory=RLock)
+    row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock; marks are those of this process, and are made anew in the next."""
+        held = self.held is not None and self.held == self.call.marks()
+        constants = () if self.constants == () else None
+        return dict(self.__dict__, lock=None, held=held, constants=constants)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore."""
+        self.__dict__.update(state, lock=RLock())
+        self.held = self.call.marks() if state["held"] else None
+
+    def answer(self, inputs: Any, *, create_graph: bool, check: bool, with_value: bool) -> Answer:
+        """Compute the entries.
+
+        Args:
+            inputs: Where.
+            create_graph: Make them differentiable.
+            check: Certify them.
+            with_value: Evaluate the function as well.
+
+        Returns:
+            The answer.
+
+        Raises:
+            PlanMismatchError: The inputs are not like those that the plan was made for.
+            BranchError: The function took another branch, and may not.
+            PatternError: A certificate failed.
+        """
+        signature = self.call.bind(self.request.api, inputs)
+        self.fit.refuse(self.request.api, inputs, signature.leaves)
+        if create_graph:
+            signature = with_math_attention(signature)
+        options = Options(create_graph, vectorize=self.request.vectorize, quiet=True)
+        passes = Passes.begin(signature, self.main.outputs, options)
+        reads = self._evaluate(passes, with_value)
+        known = self._branch(reads)
+        structure = known or self.main
+        entries = None
+        if self._has_shapes_of(structure, passes) and (known or not create_graph):
+            passes.likes = structure.outputs
+            trusted = known is not None and self._is_unchanged(inputs, signature)
+            entries = self._entries(structure, passes, trusted=trusted, check=check)
+        if entries is None:
+            structure, passes, entries = self._remade(inputs, passes, reads)
+        return Answer(structure, signature, entries.values, passes.value)
+
+    def _evaluate(self, passes: Passes, with_value: bool) -> tuple[Any, ...]:
+        """Evaluate the function, where that is called for, and hear what it reads."""
+        main, options = self.main, passes.options
+        sides = () if main.scheme is None else main.scheme.sides
+        back = options.create_graph or any(side.mode == REVERSE for side in sides)
+        if not main.found.reads:
+            if back or with_value or main.is_stateful:
+                passes.evaluate(keep_graph=back or self.call.order == 2)
+            return ()
+        with Reads() as reads:
+            passes.evaluate(keep_graph=back or self.call.order == 2)
+        return reads.values
+
+    def _branch(self, reads: tuple[Any, ...]) -> Structure | None:
+        if reads == self.main.found.reads:
+            return self.main
+        if self.request.on_branch == "raise":
+            raise BranchError(
+                f"{self.request.api}: the function took another branch than the one that the plan "
+                f"was made for: it read {_shown(reads)} from tensors, planned were "
+                f'{_shown(self.main.found.reads)}. Use on_branch="retrace" to plan each branch.'
+            )
+        with self.lock:
+            return self.branches.get(reads)
+
+    def _has_shapes_of(self, structure: Structure, passes: Passes) -> bool:
+        if passes.value is None:
+            return True
+        planned = [tuple(y.shape) for y in structure.outputs]
+        given = [tuple(y.shape) for y in passes.value.tensors]
+        if planned != given and not self.main.found.reads:
+            raise PlanMismatchError(
+                f"{self.request.api}: `func` returned shapes {given}, and the plan was made for "
+                f"{planned}. Make another plan."
+            )
+        return planned == given
+
+    def _is_unchanged(self, inputs: Any, signature: Signature) -> bool:
+        """Whether all that is not differentiated is as it was when the plan was made."""
+        return (
+            self.held is not None
+            and self.constants == marks_of_inputs(inputs, signature.leaves)
+            and self.held == marks_of_function(self.call.func, signature.leaves)
+        )
+
+    def _entries(
+        self, structure: Structure, passes: Passes, *, trusted: bool, check: bool
+    ) -> Entries | None:
+        """The entries, None where the structure turns out to be that of another function."""
+        scheme = self._scheme(structure, passes)
+        if scheme is None:
+            leaf = passes.signature.leaves[0]
+            return Entries(torch.empty(0, dtype=leaf.dtype, device=leaf.device), ())
+        if structure.constant is not None and _still_constant(structure, passes):
+            return Entries(structure.constant.clone(), ())
+        trusted = trusted and structure.constant is None
+        device = passes.signature.leaves[0].device
+        chunks = [planned_chunks(side, self.request, device) for side in scheme.sides]
+        entries = take_entries(scheme, passes, chunks, certified=check or not trusted)
+        size = next((c.bytes for c in structure.candidates if c.is_chosen), 0)
+        tell(self.request.api, scheme.sides, chunks, size, "planned")
+        if not (check or not trusted):
+            return entries
+        if not entries.proofs:
+            entries = entries._replace(proofs=(_proof(structure, passes),))
+        rows, columns = find_suspects(structure, entries)
+        if not len(rows) + len(columns):
+            return entries
+        if not trusted and self.given.pattern is None:
+            return None
+        confirm(self.request.api, structure, passes, entries, (rows, columns))
+        return entries
+
+    def _scheme(self, structure: Structure, passes: Passes) -> Scheme | None:
+        if not passes.options.create_graph:
+            return structure.scheme
+        with self.lock:
+            if structure not in self.row_schemes:
+                self.row_schemes[structure] = rows_scheme(structure, passes)
+            return self.row_schemes[structure]
+
+    def _remade(self, inputs: Any, passes: Passes, reads: tuple[Any, ...]) -> Prepared:
+        """Plan again, for this branch or for what the function holds now."""
+        warn(
+            f"{self.request.api}: the function is not the one that was planned for: it took "
+            "another branch, or what it holds has changed. This was planned anew and is kept; if "
+            "it happens often, make a plan for each case.",
+            BranchWarning,
+        )
+        request = self.request
+        if passes.options.create_graph:
+            request = replace(request, strategy=REVERSE)
+        with self.lock, passes.state.replayed():
+            made = prepare(
+                passes.signature, request, passes.options, self.given, moves_buffers=False
+            )
+            structure = replace(made.structure, is_stateful=self.main.is_stateful)
+            if reads == self.main.found.reads:
+                self.main = structure
+                self.held = self.call.marks()
+                self.constants = marks_of_inputs(inputs, passes.signature.leaves)
+                self.branches.clear()
+                self.row_schemes.clear()
+            else:
+                while len(self.branches) >= MOST_BRANCHES:
+                    self.row_schemes.pop(self.branches.pop(next(iter(self.branches))), None)
+                self.branches[reads] = structure
+        made.passes.value = made.passes.value or made.passes.evaluate(keep_graph=True)
+        return made._replace(structure=structure)
+
+
+def _proof(structure: Structure, passes: Passes) -> tuple[str, Tensor, Tensor]:
+    """One random product, in a mode that the function has."""
+    mode = REVERSE if REVERSE in structure.methods else next(iter(structure.methods))
+    if structure.scheme is not None and structure.scheme.sides:
+        mode = structure.scheme.sides[0].mode
+    vector = random_vector(passes, mode)
+    product = run(passes, mode, METHODS[False], vector[None])[0]
+    return mode, vector, product
+
+
+def _still_constant(structure: Structure, passes: Passes) -> bool:
+    mode, vector, product = _proof(structure, passes)
+    if structure.constant is None:
+        return False
+    transposed = mode == REVERSE
+    return still_holds(
+        structure.pattern,
+        structure.constant,
+        vector,
+        product,
+        structure.eps,
+        transposed=transposed,
+    )
+
+
+def _shown(reads: Sequence[Any], most: int = 8) -> str:
+    text = ", ".join(map(str, reads[:most]))
+    return f"({text}{', ...' if len(reads) > most else ''})"

@@ -1,0 +1,98 @@
+"""What a plan was made for, and whether other inputs are like it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchjac._inputs.trees import leaves_with_paths
+from torchjac._torch import pytree
+from torchjac.errors import PlanMismatchError
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The inputs of a call without their numbers.
+
+    Attributes:
+        tree: Their tree, "tensor" for one tensor.
+        leaves: Shape, dtype and device of each tensor, the type of anything else.
+        names: Path of each.
+        selected: Likewise of the tensors that are differentiated.
+    """
+
+    tree: Any
+    leaves: tuple[Any, ...]
+    names: tuple[str, ...]
+    selected: tuple[Any, ...]
+
+    def matches(self, inputs: Any, selected: Sequence[Tensor]) -> bool:
+        """Whether other inputs have this tree, and tensors like these in it."""
+        tree, leaves = _flat(inputs)
+        return (
+            tree == self.tree
+            and tuple(map(_kind, leaves)) == self.leaves
+            and (selected is leaves or tuple(map(_kind, selected)) == self.selected)
+        )
+
+    def refuse(self, api: str, inputs: Any, selected: Sequence[Tensor]) -> None:
+        """Raise an error that lists every part, unless it matches."""
+        if self.matches(inputs, selected):
+            return
+        other = fit_of(inputs, selected)
+        lines = [_line("tree of the inputs", self.tree, other.tree)]
+        if self.tree == other.tree:
+            pairs = zip(self.names, self.leaves, other.leaves, strict=True)
+            lines += [_line(f"input {name}" if name else "input", a, b) for name, a, b in pairs]
+            if len(self.selected) != len(other.selected):
+                counts = len(self.selected), len(other.selected)
+                lines.append(_line("number of differentiated tensors", *counts))
+            elif self.selected != self.leaves:
+                pairs = zip(self.selected, other.selected, strict=True)
+                lines += [_line(f"differentiated {i}", a, b) for i, (a, b) in enumerate(pairs)]
+        raise PlanMismatchError(
+            f"{api}: `inputs` are not what the plan was made for. Make another plan, or pass "
+            "inputs of the same kind:\n" + "\n".join(lines)
+        )
+
+
+def fit_of(inputs: Any, selected: Sequence[Tensor]) -> Fit:
+    """What a call with these inputs looks like.
+
+    Args:
+        inputs: As the user gave them.
+        selected: The tensors that are differentiated.
+
+    Returns:
+        The description.
+    """
+    tree, leaves = _flat(inputs)
+    names = [".".join(path) for path, _ in leaves_with_paths(inputs)]
+    return Fit(tree, tuple(map(_kind, leaves)), tuple(names), tuple(map(_kind, selected)))
+
+
+def _flat(inputs: Any) -> tuple[Any, Sequence[Any]]:
+    if isinstance(inputs, Tensor):
+        return "tensor", (inputs,)
+    leaves, tree = pytree.tree_flatten(inputs)
+    return tree, leaves
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype, leaf.device
+    return type(leaf)
+
+
+def _line(name: str, planned: Any, given: Any) -> str:
+    if planned == given:
+        return f"  {name}: {_shown(planned)}, matches"
+    return f"  {name}: planned {_shown(planned)}, given {_shown(given)}, DIFFERS"
+
+
+def _shown(kind: Any) -> str:
+    if isinstance(kind, tuple):
+        shape, dtype, device = kind
+        return f"{str(dtype).removeprefix('torch.')} {list(shape)} on {device}"
+    return getattr(kind, "__name__", str(kind))

@@ -1,0 +1,294 @@
+"""Make a plan for one branch of a function: evaluate, detect, probe, color, compute, certify."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchjac._coloring.coloring import Coloring, Kind
+from torchjac._coloring.select import color_pattern
+from torchjac._evaluate.compressed import Passes, common_dtype
+from torchjac._evaluate.differentiate import Point, evaluate, explain_refusals, look_for_zeros
+from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.memory import bound_of_seed
+from torchjac._evaluate.options import Options
+from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.report import Refusal
+from torchjac._evaluate.strict import check_dependence
+from torchjac._inputs.signature import Signature
+from torchjac._inputs.warn import warn
+from torchjac._layout.arrange import Arrangement, arrange
+from torchjac._layout.cut import Piece, cut
+from torchjac._layout.decompress import decompressor
+from torchjac._pattern.detect import detect
+from torchjac._pattern.pattern import SparsityPattern
+from torchjac._planner.apply import (
+    Account,
+    Entries,
+    find_suspects,
+    measured_chunks,
+    take_entries,
+    tell,
+)
+from torchjac._planner.certificate import confirm
+from torchjac._planner.choose import Choice, choose
+from torchjac._planner.probe import FORWARD, REVERSE, Probe, probe
+from torchjac._planner.structure import SYMMETRIC, Found, Request, Scheme, Side, Structure
+from torchjac._torch import coarsest_eps
+from torchjac.errors import ArgumentError, DisagreementWarning, FallbackWarning, ShapeError
+
+
+class Given(NamedTuple):
+    """What is known beforehand.
+
+    Attributes:
+        pattern: Entries that can be nonzero, None to detect them.
+        coloring: A coloring or the kind of one, None to choose.
+        source: Who says so: "given" or "loaded".
+    """
+
+    pattern: SparsityPattern | None = None
+    coloring: Coloring | Kind | None = None
+    source: str = "given"
+
+
+class Prepared(NamedTuple):
+    """A structure, and the first answer that was computed by it."""
+
+    structure: Structure
+    passes: Passes
+    entries: Entries
+
+
+class _Workshop(NamedTuple):
+    """What the steps of the making share."""
+
+    request: Request
+    given: Given
+    point: Point
+    passes: Passes
+
+
+def prepare(
+    signature: Signature, request: Request, options: Options, given: Given, *, moves_buffers: bool
+) -> Prepared:
+    """Find and choose everything that does not depend on the numbers.
+
+    Args:
+        signature: The function and where.
+        request: What the user asked for.
+        options: How to evaluate.
+        given: A pattern or coloring that the user brought.
+        moves_buffers: Whether an evaluation changes buffers of modules.
+
+    Returns:
+        The structure, certified, and the entries at this point.
+    """
+    point = evaluate(signature, options)
+    tape, leaves = point.tape, point.signature.leaves
+    outputs = tape.outputs.tensors
+    if options.strict:
+        check_dependence(tape, create_graph=False)
+    if not (options.quiet or options.allow_constant):
+        carried = [[y if y.requires_grad else None] for y in outputs]
+        look_for_zeros(request.api, tape.outputs, carried)
+    is_stateful = moves_buffers or point.state.was_used()
+    pattern, found, is_constant = _find(point.signature, request, given, outputs)
+    passes = Passes(point.signature, outputs, options, point.state, tape)
+    probes = _probes(passes, request, pattern)
+    structure = Structure(
+        pattern,
+        found,
+        outputs=tuple([torch.empty_like(y, device="meta") for y in outputs]),
+        tree=tape.outputs.spec,
+        arrangements=_arrangements(pattern, request, outputs, leaves),
+        eps=coarsest_eps(outputs),
+        is_stateful=is_stateful,
+        methods={p.mode: p.method for p in probes},
+    )
+    structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
+    if is_constant:
+        structure = replace(structure, constant=entries.values.detach())
+    return Prepared(structure, passes, entries)
+
+
+def _find(
+    signature: Signature, request: Request, given: Given, outputs: Sequence[Tensor]
+) -> tuple[SparsityPattern, Found, bool]:
+    """The pattern, how it was found, and whether the entries are the same everywhere."""
+    if given.pattern is None:
+        seen = detect(signature, request.scope)
+        found = Found(
+            "detected",
+            seen.scope,
+            seen.direction,
+            seen.opaque_ops,
+            seen.dense_ops,
+            seen.program.reads,
+            int(seen.constant.sum()),
+            seen.trace_s,
+            seen.pattern_s,
+        )
+        pattern, is_constant = seen.pattern, seen.is_constant and seen.scope == "global"
+    else:
+        pattern, found, is_constant = given.pattern, Found(given.source, request.scope), False
+        coloring = given.coloring
+        if isinstance(coloring, Coloring) and coloring.pattern != pattern:
+            raise ArgumentError(
+                f"{request.api}: `coloring` was made for another pattern, {coloring.pattern!r}: "
+                f"expected one for {pattern!r}. Color that one with `torchjac.color`."
+            )
+        shape = tuple([sum([t.numel() for t in group]) for group in (outputs, signature.leaves)])
+        if pattern.shape != shape:
+            raise ShapeError(
+                f"{request.api}: `pattern` must have a row for each element of the outputs and a "
+                f"column for each of the inputs: expected shape {shape}, got {pattern.shape}."
+            )
+    return (pattern.symmetrized() if request.order == 2 else pattern), found, is_constant
+
+
+def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> list[Probe]:
+    """A probe of each mode that is allowed and possible."""
+    if 0 in pattern.shape:
+        return []
+    modes = [FORWARD, REVERSE] if request.strategy == "auto" else [request.strategy]
+    probes: list[Probe] = []
+    refusals: list[Refusal] = []
+    for mode in modes:
+        try:
+            probes.append(probe(passes, mode))
+        except Exception as error:
+            if mode == REVERSE and not probes:
+                raise
+            refusals.append(Refusal(mode, str(error).strip().split("\n")[0]))
+    if not probes:  # forward mode alone was allowed, and there is no rule
+        probes.append(probe(passes, REVERSE))
+        rung = Rung(REVERSE, probes[0].method, bool)
+        warn(explain_refusals(request.api, rung, refusals), FallbackWarning)
+    return probes
+
+
+def _settle(
+    structure: Structure, shop: _Workshop, probes: list[Probe]
+) -> tuple[Structure, Entries]:
+    """Choose a scheme whose entries pass the certificates."""
+    leaves = shop.point.signature.leaves
+    if not probes:
+        nothing = torch.empty(0, dtype=common_dtype(leaves), device=leaves[0].device)
+        return structure, Entries(nothing, ())
+    api, given = shop.request.api, shop.given
+    itemsize = common_dtype(leaves).itemsize
+    choice = choose(shop.request, structure.pattern, probes, itemsize, given.coloring)
+    structure, entries = _first(structure, shop, choice)
+    proofs = tuple([(p.mode, p.vector, p.product) for p in probes])
+    rows, columns = find_suspects(structure, entries._replace(proofs=proofs))
+    modes = {side.mode for side in choice.sides}
+    if modes == {REVERSE}:
+        # The columns decide: forward rules may be wrong, and nothing was computed by them.
+        wrong = len(columns) > 0
+    elif len(columns) and not len(rows) and {p.mode for p in probes} == {FORWARD, REVERSE}:
+        warn(
+            f"{api}: forward and reverse mode disagree for this function, as with an "
+            "autograd.Function whose `jvp` and `backward` do not belong together. The plan "
+            "computes rows by reverse mode; `torchjac.check` shows the numbers.",
+            DisagreementWarning,
+        )
+        usable = given.coloring if shop.request.order == 2 else None
+        shop = shop._replace(given=given._replace(coloring=usable))
+        return _settle(structure, shop, [p for p in probes if p.mode == REVERSE])
+    else:
+        wrong = len(rows) + len(columns) > 0
+    if wrong:
+        confirm(api, structure, shop.passes, entries, (rows, columns))
+    for used in probes:
+        if used.refusals and used.mode in modes:
+            warn(
+                explain_refusals(api, Rung(used.mode, used.method, bool), used.refusals),
+                FallbackWarning,
+            )
+    return structure, entries
+
+
+def _first(structure: Structure, shop: _Workshop, choice: Choice) -> tuple[Structure, Entries]:
+    """Compute once, and keep the sizes of the passes that proved right."""
+    tape, request = shop.point.tape, shop.request
+    total, seeds = tape.survey().gradient_bytes, sum([side.seeds for side in choice.sides])
+    bound = bound_of_seed(total, tape.outputs.tensors, tape.inputs, seeds)
+    chosen = next(c for c in choice.candidates if c.is_chosen)
+    with Progress(shown=shop.passes.options.progress, label=request.api) as progress:
+        progress.expect(seeds)
+        account = Account(shop.point.held_bytes, bound, chosen.bytes, progress)
+        chunks = [
+            measured_chunks(side, request, tape.inputs[0].device, account) for side in choice.sides
+        ]
+        scheme = Scheme(choice.coloring, choice.sides, decompressor(choice.coloring))
+        entries = take_entries(scheme, shop.passes, chunks, certified=False)
+    tell(request.api, choice.sides, chunks, chosen.bytes, chosen.name)
+    sides = [
+        side._replace(chunk_size=request.chunk_size or (c.largest if c.passes > 1 else None))
+        for side, c in zip(choice.sides, chunks, strict=True)
+    ]
+    structure = replace(
+        structure,
+        scheme=replace(scheme, sides=tuple(sides)),
+        candidates=choice.candidates,
+        coloring_s=structure.coloring_s + choice.coloring_s,
+    )
+    return structure, entries
+
+
+def rows_scheme(structure: Structure, passes: Passes) -> Scheme | None:
+    """A scheme of reverse mode alone, whose results can be differentiated.
+
+    PyTorch's forward rules of solve, det, layer_norm and others have a wrong derivative.
+
+    Args:
+        structure: What the plan knows.
+        passes: The function at one point.
+
+    Returns:
+        The plan's own scheme where it is one.
+    """
+    scheme = structure.scheme
+    if scheme is None or all(side.mode == REVERSE for side in scheme.sides):
+        return scheme
+    method = structure.methods.get(REVERSE) or probe(passes, REVERSE).method
+    coloring = scheme.coloring
+    if coloring.kind not in SYMMETRIC:
+        coloring = color_pattern(structure.pattern, "row")
+    count = coloring.num_colors
+    size = next((s.chunk_size for s in scheme.sides), None)
+    side = Side(REVERSE, method, count, size)
+    return Scheme(coloring, (side,), decompressor(coloring))
+
+
+def _arrangements(
+    pattern: SparsityPattern,
+    request: Request,
+    outputs: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+) -> list[list[Arrangement]]:
+    """Where the entries go, for each output and input, or as one."""
+    device = leaves[0].device
+    if request.flat:
+        piece = Piece(pattern, None)
+        shape = pattern.shape
+        return [
+            [arrange(piece, request.layout, device, dense_shape=shape, blocksize=request.blocksize)]
+        ]
+    pieces = cut(pattern, [y.numel() for y in outputs], [x.numel() for x in leaves])
+    return [
+        [
+            arrange(
+                piece,
+                request.layout,
+                device,
+                dense_shape=(*y.shape, *x.shape),
+                blocksize=request.blocksize,
+            )
+            for piece, x in zip(row, leaves, strict=True)
+        ]
+        for row, y in zip(pieces, outputs, strict=True)
+    ]

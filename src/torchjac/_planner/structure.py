@@ -1,0 +1,160 @@
+"""What is known of a Jacobian before it is computed: the values between the stages of a plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchjac._coloring.coloring import Coloring
+from torchjac._layout.arrange import Arrangement
+from torchjac._layout.decompress import Decompressor
+from torchjac._pattern.pattern import SparsityPattern
+
+SYMMETRIC = ("star", "acyclic")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked of a plan.
+
+    Attributes:
+        api: The public function, for messages.
+        order: 1 for the Jacobian, 2 for the Hessian.
+        layout: Layout of the result.
+        blocksize: Of BSR blocks, None to choose.
+        flat: One matrix over everything raveled.
+        scope: "global" or "local".
+        strategy: "auto", "forward-mode" or "reverse-mode".
+        chunk_size: Seeds per pass.
+        memory: What may be used.
+        on_branch: "retrace" or "raise".
+        vectorize: As in `jacobian`.
+        progress: Show a progress bar.
+    """
+
+    api: str = "plan"
+    order: int = 1
+    layout: torch.layout = torch.sparse_csr
+    blocksize: tuple[int, int] | None = None
+    flat: bool = False
+    scope: str = "global"
+    strategy: str = "auto"
+    chunk_size: int | None = None
+    memory: int | float | None = None
+    on_branch: str = "retrace"
+    vectorize: bool | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute, and what it would cost.
+
+    Attributes:
+        name: What it does.
+        seeds: Products that it takes.
+        bytes: Of the result, and of the products that it is read from.
+        predicted_s: Seconds of one evaluation.
+        note: The kind of coloring, or why it is out of the question.
+        is_chosen: Whether the plan takes it.
+    """
+
+    name: str
+    seeds: int
+    bytes: int
+    predicted_s: float
+    note: str = ""
+    is_chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What looking at the function gave, besides the pattern.
+
+    Attributes:
+        source: "detected", "given" or "loaded".
+        scope: For which inputs the pattern holds: "global" or "local".
+        direction: Whether the jvp or the vjp was traced.
+        opaque_ops: Operations without a rule, taken as dense.
+        dense_ops: Operations at which the pattern was all but dense.
+        reads: What the function read out of tensors: its branch.
+        constant_entries: Entries that do not depend on the inputs, None if nobody looked.
+        trace_s: Seconds that tracing took.
+        pattern_s: Seconds that the pattern took.
+    """
+
+    source: str
+    scope: str
+    direction: str = ""
+    opaque_ops: tuple[str, ...] = ()
+    dense_ops: tuple[str, ...] = ()
+    reads: tuple[Any, ...] = ()
+    constant_entries: int | None = None
+    trace_s: float = 0.0
+    pattern_s: float = 0.0
+
+
+class Side(NamedTuple):
+    """Products that are taken: sums of columns by forward mode, or of rows by reverse mode.
+
+    Attributes:
+        mode: "forward-mode" or "reverse-mode".
+        method: "vmap", "loop" or the like.
+        seeds: How many of them.
+        chunk_size: Seeds per pass, None for all at once.
+    """
+
+    mode: str
+    method: str
+    seeds: int
+    chunk_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scheme:
+    """How all entries are had from a few products.
+
+    Attributes:
+        coloring: Which columns and rows share one.
+        sides: The products.
+        decompressor: Reads the entries from them.
+    """
+
+    coloring: Coloring
+    sides: tuple[Side, ...]
+    decompressor: Decompressor
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """All that a plan knows of one branch of a function.
+
+    Attributes:
+        pattern: Entries that can be nonzero, over everything raveled.
+        found: How it was found.
+        outputs: What the function returns, tensors without numbers.
+        tree: Their tree.
+        arrangements: For each output and input, where the entries go; one of one if `flat`.
+        eps: Coarsest precision in the function.
+        is_stateful: Whether it draws random numbers or moves buffers: evaluated apart.
+        methods: How PyTorch can do each mode.
+        scheme: How the entries are computed, None where there can be none.
+        candidates: What there was to choose from.
+        coloring_s: Seconds that coloring took.
+        constant: The entries, if none of them depends on the inputs.
+    """
+
+    pattern: SparsityPattern
+    found: Found
+    outputs: tuple[Tensor, ...]
+    tree: Any
+    arrangements: Sequence[Sequence[Arrangement]]
+    eps: float
+    is_stateful: bool
+    methods: Mapping[str, str]
+    scheme: Scheme | None = None
+    candidates: tuple[Candidate, ...] = ()
+    coloring_s: float = 0.0
+    constant: Tensor | None = None
