@@ -107,8 +107,8 @@ def drop_unneeded(graph: Graph, colors: Array) -> Array:
     single = (here == 1) & (there == 1)
     mine = np.repeat(colors, graph.degrees)[single]
     cover(needed, mine, theirs[single])
-    numbers = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
-    return np.where(colors >= 0, numbers[colors], -1).astype(np.int32)
+    numbers = np.where(needed, np.cumsum(needed) - 1, -1)
+    return np.append(numbers, -1)[colors].astype(np.int32)  # no color, -1, is the last one
 
 
 def cover(needed: Array, first: Array, second: Array) -> None:

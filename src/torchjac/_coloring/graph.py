@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchjac._pattern import csr
 from torchjac._pattern.pattern import SparsityPattern
 
 Array = NDArray[Any]
@@ -77,14 +78,24 @@ class Graph:
         return Hypergraph(self.indptr, self.edges, edge_ptr, members.ravel())
 
 
+def narrow(pattern: SparsityPattern) -> SparsityPattern:
+    """The same pattern with 32-bit indices where they are enough, which the kernels like best."""
+    dtype = csr.index_dtype(pattern.shape, pattern.nnz)
+    arrays = pattern.indptr.astype(dtype, copy=False), pattern.indices.astype(dtype, copy=False)
+    same = arrays[0] is pattern.indptr and arrays[1] is pattern.indices
+    return pattern if same else SparsityPattern(pattern.shape, *arrays)
+
+
 def columns_by_row(pattern: SparsityPattern) -> Hypergraph:
     """The columns as vertices; a row is a hyperedge of the columns it has entries in."""
+    pattern = narrow(pattern)
     view = pattern.csc
     return Hypergraph(view.indptr, view.rows, pattern.indptr, pattern.indices)
 
 
 def adjacency(pattern: SparsityPattern) -> Graph:
     """Graph of a symmetric pattern: an edge for each pair of entries (i, j) and (j, i), i != j."""
+    pattern = narrow(pattern)
     n = pattern.shape[0]
     rows = pattern.rows
     on_diagonal = rows == pattern.indices
@@ -106,7 +117,7 @@ def bipartite(pattern: SparsityPattern) -> Graph:
     """Graph with an edge between row i and column j, vertex m + j, for each entry (i, j)."""
     (m, n), nnz = pattern.shape, pattern.nnz
     view = pattern.csc
-    dtype = np.int32 if max(m + n, 2 * nnz) < 2**31 else np.int64
+    dtype = csr.index_dtype((m + n, 1), 2 * nnz)
     entries = np.concatenate([np.arange(nnz, dtype=dtype), view.order])
     by_column = np.empty(nnz, dtype)
     by_column[view.order] = np.arange(nnz, 2 * nnz)

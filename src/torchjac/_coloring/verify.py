@@ -29,7 +29,9 @@ def problems(coloring: Coloring) -> list[str]:
     Returns:
         One line for each problem; none if the coloring is valid.
     """
-    found = [*numbering(coloring)]
+    found = list(numbering(coloring))
+    if found:
+        return found
     if coloring.kind == "column":
         found += distance2(coloring.pattern, color_list(coloring.column_colors), "row", "columns")
     elif coloring.kind == "row":
