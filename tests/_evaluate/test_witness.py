@@ -93,6 +93,22 @@ class TestWhole:
         assert jacobian.isinf().any()
         assert witness_of(torch.sqrt, x).agrees([[jacobian]])
 
+    def test_nan_that_spread_along_columns_is_not_that_along_rows(self):
+        x = torch.tensor([-1.0, 4.0], dtype=torch.float64)
+        by_rows = torch.tensor([[torch.nan, 0.0], [torch.nan, 0.25]], dtype=torch.float64)
+        witness = witness_of(torch.sqrt, x)
+
+        assert witness.agrees([[by_rows]])
+        assert not witness.agrees([[by_rows.T]])
+
+    def test_rounding_around_an_output_that_is_zero_is_allowed_for(self):
+        x = torch.tensor([-4.827], dtype=torch.float64)
+
+        witness = witness_of(lambda x: (x - x) * (1 + 1e-13) + 1e-14 * (x + 4.827), x)
+
+        assert witness.agrees([[torch.zeros(1, 1, dtype=torch.float64)]])
+        assert not witness.agrees([[torch.full((1, 1), 1e-9, dtype=torch.float64)]])
+
     def test_it_draws_from_no_generator_of_the_users(self):
         before = torch.get_rng_state()
 

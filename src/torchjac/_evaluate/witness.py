@@ -73,6 +73,8 @@ class Witness(NamedTuple):
         least = min(TOLERANCE_EPS * torch.finfo(ours.dtype).eps, TOLERANCE_CAP)
         if bool((off.norm(dim=1) <= least * ours.norm(dim=1)).all()):
             return True
+        if not torch.equal(ours.isnan(), product.isnan()):  # 0 * NaN spreads another way
+            return False
         bound = _summed([u.abs() @ block.abs() for u, block in parts])
         known = ours.isfinite() & product.isfinite() & bound.isfinite()
         scale = torch.where(known, bound, 0).norm(dim=1) + self._floor(j, batch)
@@ -89,12 +91,13 @@ class Witness(NamedTuple):
         # Samples may be of very different sizes, which one floor for all would hide.
         if batch is not None or not x.numel():
             return 0.0
-        sizes = [
-            float(u.double().norm() * _finite(y).norm() / max(y.numel(), 1) ** 0.5)
+        scale = 1.0 + float(_finite(x).abs().max())
+        return sum(
+            # Zeros tell nothing of the numbers that they came from.
+            float(u.double().norm()) * (_mean_size(y) / scale or 1.0)
             for u, y in zip(self.cotangents, self.tape.outputs.tensors, strict=True)
             if not y.is_complex()
-        ]
-        return sum(sizes) / (1.0 + float(_finite(x).abs().max()))
+        )
 
 
 def testify(tape: Linearized) -> Witness:
@@ -149,6 +152,11 @@ def samples_at_once(
         )
         groups.append(([i], [row if row is None else row[count] for row in rows]))
     return blocks, Witness(tape, cotangents, groups)
+
+
+def _mean_size(output: Tensor) -> float:
+    """Root mean square."""
+    return float(_finite(output).norm()) / max(output.numel(), 1) ** 0.5
 
 
 def _finite(tensor: Tensor) -> Tensor:
