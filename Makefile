@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3
 VENV    ?= .venv
+PEERS   ?= .venv-bench
 WORKERS ?= 2
 ARGS    ?=
 
@@ -31,8 +32,8 @@ test: $(VENV)/.installed-test  ## run the tests and doctests, without those mark
 test-all: $(VENV)/.installed-test  ## run all tests and doctests
 	$(PYTEST) --timeout=1200 $(ARGS)
 
-bench: $(VENV)/.installed-bench  ## run the benchmarks
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.installed-bench $(PEERS)/.installed  ## run the benchmarks
+	TORCHJAC_BENCH_PEERS=$(PEERS) $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check style, format and types
 	$(BIN)/ruff check .
@@ -43,7 +44,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist site .pytest_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The build tools come from constraints.txt too, so pip needs no isolated environment of its own.
@@ -52,6 +53,14 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation --editable '.[$*]'
 	@touch $@
+
+# What torchjac is measured against and must not share an environment with. Without it the benchmarks
+# measure torchjac alone and say so.
+$(PEERS)/.installed:
+	@echo "installing asdex and jax into $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  asdex==0.5.1 jax==0.10.2 numpy scipy && touch $@ || echo "asdex cannot be installed" >&2
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import problems
+from benchmarks import problems, sparse
 from benchmarks.facts import WrongAnswer
 from benchmarks.memory import BUDGETS, Growth, growths
 from benchmarks.race import Race, pairs, race
@@ -24,8 +24,8 @@ from benchmarks.table import (
 )
 from benchmarks.timing import FULL, QUICK, Effort
 
-MEMORY = "memory"
-GROUPS = (*problems.GROUPS, MEMORY)
+MEMORY, SPARSE = "memory", "sparse"
+GROUPS = (*problems.GROUPS, MEMORY, SPARSE)
 LEGEND = """\
 Answers are compared before anything is timed; contenders are timed in turns.
 ms      median time of a call; * extrapolated from a part of the answer
@@ -34,7 +34,9 @@ ms      median time of a call; * extrapolated from a part of the answer
 peak    most bytes of tensors alive during a call, those from before not counted
 calls   evaluations of f
 error   distance to the answer in double precision, relative, in the Frobenius norm
-how     what torchjac.record() says\
+how     what torchjac.record() says
+sparse: each side in a process of its own; start: first use, on a small problem; prepare: pattern
+and colors; first: the first evaluation, and compiling for it; floor: reading x, writing nonzeros\
 """.splitlines()
 
 
@@ -67,6 +69,7 @@ class Results:
 
     races: list[Race] = field(default_factory=list)
     growths: list[Growth] = field(default_factory=list)
+    comparisons: list[sparse.Comparison] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def run_group(self, name: str, effort: Effort) -> None:
@@ -88,6 +91,19 @@ class Results:
         except WrongAnswer as error:
             self._fail(str(error))
         _print_block(render_growths(self.growths))
+
+    def run_sparse(self, quick: bool) -> None:
+        """Run the sparse problems, and print each when both sides are done."""
+        for found in sparse.comparisons(quick):
+            if isinstance(found, WrongAnswer):
+                self._fail(str(found))
+            else:
+                self.comparisons.append(found)
+                _print_block(sparse.render(found))
+
+    def verdicts_on_sparse(self) -> dict[str, list[str]]:
+        """Verdicts by problem."""
+        return {f"{found.name}, {found.dtype}": found.verdicts for found in self.comparisons}
 
     def _fail(self, message: str) -> None:
         self.failures.append(message)
@@ -115,12 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in dict.fromkeys(options.names or GROUPS):
         if name == MEMORY:
             results.run_memory(options.quick)
+        elif name == SPARSE:
+            results.run_sparse(options.quick)
         else:
             results.run_group(name, effort)
-    _print_block([*summary(results.races, results.growths), *results.failures])
+    told = summary(results.races, results.growths, results.verdicts_on_sparse())
+    _print_block([*told, *results.failures])
     if options.json is not None:
         data = {"machine": where, "quick": options.quick, "failures": results.failures}
         data["problems"] = [race_as_data(found) for found in results.races]
+        data["sparse"] = [sparse.as_data(found) for found in results.comparisons]
         data["memory"] = [growth_as_data(growth) for growth in results.growths]
         options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return 1 if results.failures else 0

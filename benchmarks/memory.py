@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import hessian, jacfwd, jacrev
 
 import torchjac
+from benchmarks.alone import forget_peak, status
 from benchmarks.facts import WrongAnswer
 from torchjac._evaluate.memory import MemoryMeter
 
@@ -169,12 +170,12 @@ def _report(case: str, contender: str, file: str) -> dict[str, Any]:
     call(torch.linspace(0, 1, 8, dtype=torch.float64))
     x = torch.linspace(0, 3, N, dtype=torch.float64)
     gc.collect()
-    _forget_peak()
-    before = _status("VmRSS")
+    forget_peak()
+    before = status("VmRSS")
     begin = time.perf_counter()
     answer = call(x)
     wall_s = time.perf_counter() - begin
-    growth_bytes = _status("VmHWM") - before
+    growth_bytes = status("VmHWM") - before
     torch.save(answer, file)
     del answer
     with torchjac.record() as runs, MemoryMeter() as meter:
@@ -185,19 +186,6 @@ def _report(case: str, contender: str, file: str) -> dict[str, Any]:
         "wall_s": wall_s,
         "runs": [f"{r.mode}/{r.method}, {r.passes} passes of <= {r.chunk_size}" for r in runs],
     }
-
-
-def _forget_peak() -> None:
-    """Set the peak of the resident set to what it is now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(field: str) -> int:
-    """Bytes in a field of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"no field {field}")
 
 
 if __name__ == "__main__":

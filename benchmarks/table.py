@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -123,8 +123,19 @@ def render_growths(growths: Sequence[Growth]) -> list[str]:
     return [head, *("  " + line for line in aligned([headings, *cells], range(2, 5)))]
 
 
-def summary(races: Sequence[Race], growths: Sequence[Growth]) -> list[str]:
-    """How many targets are met, and those that are not by name."""
+def summary(
+    races: Sequence[Race], growths: Sequence[Growth], sparse: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """How many targets are met, and those that are not by name.
+
+    Args:
+        races: All races.
+        growths: All processes whose memory was measured.
+        sparse: Verdicts on sparse problems, by name.
+
+    Returns:
+        A line, and one more for each target that is not met.
+    """
     judged = [
         (f"{race.problem.name}, {row.contender.name}", str(verdict))
         for race in races
@@ -136,6 +147,7 @@ def summary(races: Sequence[Race], growths: Sequence[Growth]) -> list[str]:
         for growth in growths
         if growth.verdict
     ]
+    judged += [(name, text) for name, verdicts in sparse.items() for text in verdicts]
     missed = [f"  {name}: {text}" for name, text in judged if not text.startswith("met")]
     return [f"targets: {len(judged) - len(missed)} of {len(judged)} met", *missed]
 
