@@ -22,6 +22,7 @@ class Value(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,11 @@ class LinearProgram:
     direction: str
     reads: tuple[Any, ...] = ()
     trace_s: float = 0.0
+
+    @cached_property
+    def makers(self) -> Mapping[int, Node]:
+        """The operation that made each tensor, by its number."""
+        return {n: node for node in self.nodes for n in node.outputs if n is not None}
 
     @property
     def linear_nodes(self) -> tuple[Node, ...]:

@@ -7,7 +7,7 @@ Tensors are recognised by an attribute that they carry. A dictionary by identity
 them alive, or confuse a new tensor with a dead one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ class Recorder(TorchDispatchMode):
         constants: Tensors that depend on no input, by number.
         integers: Integer tensors that depend on the inputs.
         mutates: Whether an operation wrote to a tensor that was there before.
+        tangents: Numbers of the vectors that the program is linear in.
     """
 
     # Control flow (torch.cond and its kin) comes as one operation, branches and all.
@@ -64,26 +65,46 @@ class Recorder(TorchDispatchMode):
         self.constants: dict[int, Tensor] = {}
         self.integers: dict[int, Tensor] = {}
         self.mutates = False
+        self.tangents: set[int] = set()
         self._varying: set[int] = set()
         self._recording = object()
+        self._foreign: dict[int, Tensor] = {}
+        # Foreign tensors by their memory, those of `_unsorted` not yet among them.
+        self._by_memory: dict[int, list[int]] = {}
+        self._unsorted: list[int] = []
+        self._originals: list[tuple[Tensor, Tensor]] = []
+        self._exposed: set[int] = set()
+        self._escaped: dict[int, None] = {}
 
     def __exit__(self, *raised: Any) -> None:
         """Stop recording, and leave no trace on tensors that the user holds."""
         super().__exit__(*raised)
-        for tensor in self.constants.values():
+        for tensor in (*self._foreign.values(), *self.constants.values()):
             if getattr(tensor, _MARK, None) is not None:
                 delattr(tensor, _MARK)
+        with torch.no_grad():
+            for tensor, original in self._originals:
+                if tensor.grad_fn is not None and not tensor._is_view():
+                    tensor.detach_()
+                tensor.copy_(original)
 
-    def enter(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    def enter(
+        self, primals: Sequence[Tensor] = (), tangents: Sequence[Tensor] = ()
+    ) -> tuple[int, ...]:
         """Register inputs of the program: what comes of them is no constant."""
-        numbers = tuple([self._register(t) for t in tensors])
+        numbers = tuple([self._register(t) for t in (*primals, *tangents)])
         self._varying.update(numbers)
+        self.tangents.update(numbers[len(primals) :])
         return numbers
 
     def number_of(self, tensor: Tensor | None) -> int | None:
         """Number of a tensor that was recorded, None for one that was not."""
         mark = None if tensor is None else getattr(tensor, _MARK, None)
         return mark.number if isinstance(mark, Mark) and mark.recording is self._recording else None
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on no input."""
+        return self.number_of(tensor) not in self._varying
 
     def __torch_dispatch__(
         self,
@@ -94,9 +115,11 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         mutable = _is_mutable(func)
-        self.mutates = self.mutates or mutable
-        places = self._refer(args, copy=mutable)
-        named = {k: self._refer(v, copy=mutable) for k, v in kwargs.items()} if kwargs else _EMPTY
+        places = self._refer(args)
+        named = {k: self._refer(v) for k, v in kwargs.items()} if kwargs else _EMPTY
+        if mutable:
+            self.mutates = True
+            self._keep_originals(_written(func, args, kwargs))
         inputs = [*refs_in(places), *refs_in(tuple(named.values()))]
         result = func(*args, **kwargs)
         outputs = result if isinstance(result, tuple | list) else (result,)
@@ -119,25 +142,83 @@ class Recorder(TorchDispatchMode):
             self.integers[number] = tensor
         return number
 
-    def _refer(self, tree: Any, *, copy: bool) -> Any:
+    def _refer(self, tree: Any) -> Any:
         """`tree` with a `Ref` for each tensor; one never seen before is a constant."""
         if isinstance(tree, Tensor):
             number = self.number_of(tree)
-            if number is None:
-                number = self._register(tree)
-                self.constants[number] = tree.clone() if copy else tree
+            if number is None or number in self._exposed:
+                number = self._enter_foreign(tree, number)
             return Ref(number)
         if isinstance(tree, list):
-            return [self._refer(part, copy=copy) for part in tree]
+            return [self._refer(part) for part in tree]
         if isinstance(tree, tuple):
-            return tuple([self._refer(part, copy=copy) for part in tree])
+            return tuple([self._refer(part) for part in tree])
         return tree
+
+    def _enter_foreign(self, tensor: Tensor, number: int | None) -> int:
+        """A tensor from outside, which whatever left the program may have made."""
+        if not self._escaped and number is not None:
+            return number
+        number = self._register(tensor)
+        self._foreign[number] = tensor
+        if self._escaped:
+            escaped = tuple([Ref(n) for n in self._escaped])
+            self.nodes.append(Node("outside PyTorch", escaped, _EMPTY, (number,)))
+            self._varying.add(number)
+        else:
+            self.constants[number] = tensor
+            self._unsorted.append(number)
+        return number
+
+    def expose(self, tensor: Any) -> None:
+        """Note that the numbers of a tensor are seen outside PyTorch, and may be written there.
+
+        Args:
+            tensor: What is read; tensors of transforms, and what is no tensor, are ignored.
+        """
+        number = self.number_of(tensor) if isinstance(tensor, Tensor) else None
+        if number is None:
+            return
+        self._exposed.add(number)
+        if number in self._varying and number in dependents(self.nodes, self.tangents):
+            self._escaped[number] = None
+
+    def _keep_originals(self, written: Iterable[Tensor]) -> None:
+        """Copy what was there before, of tensors that came from outside and are now written to."""
+        for number in self._unsorted:
+            self._by_memory.setdefault(_memory(self._foreign[number]), []).append(number)
+        self._unsorted.clear()
+        for tensor in written:
+            for number in self._by_memory.pop(_memory(tensor), ()):
+                original = self._foreign[number].detach().clone()
+                self.constants[number] = original
+                self._originals.append((self._foreign[number], original))
 
     def _register(self, tensor: Tensor) -> int:
         number = len(self.values)
-        self.values.append(Value(tuple(tensor.shape), tensor.dtype))
+        self.values.append(_value(tensor))
         setattr(tensor, _MARK, Mark(self._recording, number))
         return number
+
+
+def _value(tensor: Tensor) -> Value:
+    strides = tensor.stride() if tensor.layout is torch.strided else ()
+    return Value(tuple(tensor.shape), tensor.dtype, tuple(strides))
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where the numbers of a tensor lie, the same for all its views."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation writes to."""
+    for k, argument in enumerate(func._schema.arguments):
+        if argument.is_write:
+            value = args[k] if k < len(args) else kwargs.get(argument.name)
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(part, Tensor):
+                    yield part
 
 
 def _is_mutable(func: Any) -> bool:

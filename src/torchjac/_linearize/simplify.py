@@ -1,10 +1,11 @@
 """Leave out of a program what is not needed, and see which part is linear in the tangent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_refs
 
@@ -41,13 +42,9 @@ def simplified(program: LinearProgram, trace_s: float) -> LinearProgram:
     Returns:
         A program with the same results.
     """
-    same = _copies(program.nodes, program.values)
-    nodes = [_renamed(node, same) for node in program.nodes if node.outputs[0] not in same]
-    outputs = tuple([None if n is None else same.get(n, n) for n in program.outputs])
-    nodes, needed = _needed(nodes, outputs)
-    nodes = [node for node in nodes if node.outputs[0] not in program.constants]
+    nodes, outputs = trimmed(program.nodes, program.values, program.constants, program.outputs)
     linear = _linear(nodes, program.tangents)
-    used = {number for node in nodes for number in node.inputs} | needed.intersection(outputs)
+    used = {number for node in nodes for number in node.inputs}.union(outputs)
     return replace(
         program,
         nodes=tuple(nodes),
@@ -59,7 +56,31 @@ def simplified(program: LinearProgram, trace_s: float) -> LinearProgram:
     )
 
 
-def _copies(nodes: tuple[Node, ...], values: tuple[Value, ...]) -> Mapping[int, int]:
+def trimmed(
+    nodes: Sequence[Node],
+    values: Sequence[Value],
+    constants: Mapping[int, Tensor],
+    outputs: Sequence[int | None],
+) -> tuple[list[Node], tuple[int | None, ...]]:
+    """Operations without copies, without constant ones, and without what no output needs.
+
+    Args:
+        nodes: The operations.
+        values: What is known of each tensor.
+        constants: Tensors whose numbers are known.
+        outputs: What is needed.
+
+    Returns:
+        The operations left, and what the outputs are called now.
+    """
+    same = _copies(nodes, values)
+    kept = [_renamed(node, same) for node in nodes if node.outputs[0] not in same]
+    renamed = tuple([None if n is None else same.get(n, n) for n in outputs])
+    needed = _needed(kept, renamed)
+    return [node for node in needed if node.outputs[0] not in constants], renamed
+
+
+def _copies(nodes: Sequence[Node], values: Sequence[Value]) -> Mapping[int, int]:
     """What each copy is a copy of."""
     same: dict[int, int] = {}
     for node in nodes:
@@ -83,16 +104,14 @@ def _renamed(node: Node, same: Mapping[int, int]) -> Node:
     return Node(node.op, map_refs(rename, node.args), kwargs, node.outputs)
 
 
-def _needed(
-    nodes: list[Node], outputs: tuple[int | None, ...]
-) -> tuple[list[Node], set[int | None]]:
+def _needed(nodes: list[Node], outputs: tuple[int | None, ...]) -> list[Node]:
     needed: set[int | None] = set(outputs) - {None}
     kept: list[Node] = []
     for node in reversed(nodes):
         if not needed.isdisjoint(node.outputs):
             kept.append(node)
             needed.update(node.inputs)
-    return kept[::-1], needed
+    return kept[::-1]
 
 
 def _linear(nodes: list[Node], tangents: tuple[int, ...]) -> frozenset[int]:

@@ -34,11 +34,11 @@ def convolved(sets: IndexSets, convolve: Convolve) -> IndexSets:
     if _is_uniform(taps) or size > _MOST_ENTRIES:
         width = np.moveaxis(of, 2, -1).reshape(-1, per_group)
         sets = gathered(sets, width, (batch, groups, *space_in))
-        numbers = _windows(sets.of, convolve, space) * taps.any(axis=(0, 1, 2))
+        numbers = windows(sets.of, convolve) * taps.any(axis=(0, 1, 2))
         result = gathered(sets, numbers.reshape(-1, taps.shape[-1]), (batch, groups, 1, *space))
         result = result.expanded((batch, groups, outputs, *space))
         return result.reshaped(convolve.shape)
-    numbers = np.moveaxis(_windows(of, convolve, space), 2, -2)  # (batch, groups, *space, in, taps)
+    numbers = np.moveaxis(windows(of, convolve), 2, -2)  # (batch, groups, *space, in, taps)
     by_output = [numbers * _between(taps[:, o], len(space)) for o in range(outputs)]
     wide = np.stack(by_output, axis=2)
     return gathered(sets, wide.reshape(-1, per_group * taps.shape[-1]), convolve.shape)
@@ -71,8 +71,18 @@ def _nonzero(value: Tensor | None, shape: tuple[int, ...]) -> IntArray:
     return np.ones(shape, bool) if value is None else (value != 0).cpu().numpy()
 
 
-def _windows(of: IntArray, convolve: Convolve, space: Sequence[int]) -> IntArray:
-    """What each element of the result sees: one more axis, of taps; the axes of space come last."""
+def windows(of: IntArray, convolve: Convolve) -> IntArray:
+    """What each element of the result of a convolution sees.
+
+    Args:
+        of: Numbers of the elements of the argument, the axes of space last.
+        convolve: The convolution.
+
+    Returns:
+        The axes of space of the result in place of those of the argument, and one more, of taps.
+        0 stands for what lies outside.
+    """
+    space = convolve.shape[2:]
     rank = len(space)
     size, dilation = convolve.kernel[2:], convolve.dilation
     before, stride = convolve.padding, convolve.stride
@@ -96,7 +106,7 @@ def _windows(of: IntArray, convolve: Convolve, space: Sequence[int]) -> IntArray
         *[s * n for s, n in zip(steps, stride, strict=True)],
         *[s * n for s, n in zip(steps, dilation, strict=True)],
     )
-    return as_strided(padded, shape, strides).reshape(*shape[: len(shape) - rank], -1)
+    return as_strided(padded, shape, strides).reshape(*shape[: len(shape) - rank], prod(size))
 
 
 def _spread(of: IntArray, stride: Sequence[int]) -> IntArray:

@@ -1,0 +1,126 @@
+"""Slices of partial derivatives that a tensor carries, and the inputs they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IntArray = NDArray[Any]
+
+# More slices than this are added up by a scatter.
+_MOST_ADDED = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Partial derivatives of a tensor of shape S by one input element each.
+
+    values[s, e] = d tensor[e] / d input[index[s, e] - 1], for each of k slices s
+
+    Attributes:
+        index: Number of the input element, counted from 1; 0 where the derivative is zero. int32,
+            shape (k, *S).
+        values: The derivatives, shape (k, *S).
+    """
+
+    index: IntArray
+    values: Tensor
+
+    @property
+    def slices(self) -> int:
+        """How many derivatives each element has here."""
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.index.shape[1:]
+
+    @cached_property
+    def key(self) -> int:
+        """The same for two blocks with the same index."""
+        return hash((self.index.shape, int(self.fingerprints.sum())))
+
+    @cached_property
+    def fingerprints(self) -> IntArray:
+        """A number for each slice, the same for equal ones."""
+        return fingerprints(self.index.reshape(self.slices, -1))
+
+
+def fingerprints(rows: IntArray) -> IntArray:
+    """A number for each row, the same for equal rows, most likely other ones for others.
+
+    Args:
+        rows: Integers, shape (k, n).
+
+    Returns:
+        int64, shape (k,).
+    """
+    weights = np.random.default_rng(0).integers(1, 2**62, rows.shape[1] or 1)[: rows.shape[1]]
+    return np.array([int((row * weights).sum()) for row in rows], np.int64)
+
+
+def added(blocks: Sequence[Block]) -> list[Block]:
+    """The sum of blocks: those with one index become one."""
+    groups: dict[int, list[Block]] = {}
+    for block in blocks:
+        alike = groups.setdefault(block.key, [])
+        for place, other in enumerate(alike):
+            if other.index is block.index or np.array_equal(other.index, block.index):
+                alike[place] = Block(other.index, other.values + block.values)
+                break
+        else:
+            alike.append(block)
+    return [block for alike in groups.values() for block in alike]
+
+
+def merged(block: Block) -> Block:
+    """The block with slices added up that never name different inputs for one element."""
+    groups = _compatible(block.index.reshape(block.slices, -1))
+    count = int(groups.max(initial=-1)) + 1
+    if count == block.slices:
+        return block
+    index = np.zeros((count, *block.shape), np.int32)
+    for slice_index, group in zip(block.index, groups, strict=True):
+        np.maximum(index[group], slice_index, out=index[group])
+    return Block(index, _sums(block.values, groups, count))
+
+
+def _sums(values: Tensor, groups: IntArray, count: int) -> Tensor:
+    """Slices added up by group: one by one where they are few, which a compiler can fuse."""
+    if len(groups) > _MOST_ADDED:
+        where = torch.from_numpy(groups).to(values.device)
+        return values.new_zeros(count, *values.shape[1:]).index_add(0, where, values)
+    parts = values.unbind()
+    members = [np.flatnonzero(groups == group) for group in range(count)]
+    return torch.stack([reduce(torch.add, [parts[m] for m in member]) for member in members])
+
+
+def _compatible(rows: IntArray) -> IntArray:
+    """Group of each row; rows of a group agree wherever both are not zero.
+
+    Rows that agree mostly agree at the element that most rows have an input for: only these are
+    compared.
+    """
+    if not rows.size:
+        return np.arange(len(rows))
+    center = int((rows != 0).sum(axis=0).argmax())
+    unions: dict[int, list[tuple[int, IntArray]]] = {}
+    groups = np.empty(len(rows), np.int64)
+    count = 0
+    for place, row in enumerate(rows):
+        for number, union in unions.setdefault(int(row[center]), []):
+            if ((row == union) | (row == 0) | (union == 0)).all():
+                np.maximum(union, row, out=union)
+                groups[place] = number
+                break
+        else:
+            unions[int(row[center])].append((count, row.copy()))
+            groups[place] = count
+            count += 1
+    return groups
