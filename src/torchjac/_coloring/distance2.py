@@ -31,14 +31,12 @@ def color_distance2(hypergraph: Hypergraph, effort: Effort) -> Found:
 
 def first_fit(hypergraph: Hypergraph, order: Array, sizes: Array, bound: int) -> Array:
     """Least color that fits, vertex by vertex; the bitsets grow until the colors fit."""
-    graph = hypergraph
     words = (bound + bound // 4) // 64 + 1
     while True:
         # A bitset is worth it where it is shorter than a walk; so it takes O(nnz) memory in all.
         has_slot = sizes >= words
         slots = np.where(has_slot, np.cumsum(has_slot) - 1, -1).astype(np.int32)
-        arrays = (graph.indptr, graph.edges, graph.edge_ptr, graph.members)
-        colors = kernels().first_fit(order, *arrays, slots, words)
-        if len(colors) == graph.size:
+        colors = kernels().first_fit(order, hypergraph.arrays, slots, words)
+        if len(colors) == hypergraph.size:
             return colors
         words *= 2

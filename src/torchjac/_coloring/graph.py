@@ -29,6 +29,11 @@ class Hypergraph:
     members: Array
 
     @property
+    def arrays(self) -> tuple[Array, Array, Array, Array]:
+        """As the kernels take them."""
+        return self.indptr, self.edges, self.edge_ptr, self.members
+
+    @property
     def size(self) -> int:
         """Number of vertices."""
         return len(self.indptr) - 1

@@ -79,17 +79,13 @@ class Orders:
             case "saturation":
                 words = min(MOST_WORDS, self._most // 64 + 1)
                 ties = self._largest_first
-                return kernels().saturation_order(ties, *self._arrays, self._largest, words)
+                graph = self._hypergraph.arrays
+                return kernels().saturation_order(ties, graph, self._largest, words)
 
     @cached_property
     def smallest_last(self) -> Array:
         """Each vertex has the least number of neighbors before it that any choice would have."""
         return self._greedy(self._most - self._degrees, 1)[::-1].copy()
-
-    @property
-    def _arrays(self) -> tuple[Array, Array, Array, Array]:
-        graph = self._hypergraph
-        return graph.indptr, graph.edges, graph.edge_ptr, graph.members
 
     @cached_property
     def _largest(self) -> int:
@@ -102,7 +98,7 @@ class Orders:
 
     @cached_property
     def _degrees(self) -> Array:
-        return kernels().degrees(*self._arrays, self._largest)
+        return kernels().degrees(self._hypergraph.arrays, self._largest)
 
     @property
     def _most(self) -> int:
@@ -113,5 +109,5 @@ class Orders:
         return np.argsort(-self._degrees, kind="stable").astype(np.int32)
 
     def _greedy(self, keys: Array, step: int) -> Array:
-        arguments = (keys, step, self._most + 1, *self._arrays, self._largest)
-        return kernels().greedy_order(*arguments)
+        bins, graph = self._most + 1, self._hypergraph.arrays
+        return kernels().greedy_order(keys, step, bins, graph, self._largest)

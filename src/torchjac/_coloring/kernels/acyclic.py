@@ -79,7 +79,10 @@ def acyclic(order: Array, indptr: Array, neighbors: Array, edges: Array, side: A
                 color = colors[neighbors[b]]
                 if color < 0 or forbidden[color] == v:
                     continue
-                tree = root(parent, edges[b])
+                tree = edges[b]
+                while parent[tree] != tree:
+                    parent[tree] = parent[parent[tree]]
+                    tree = parent[tree]
                 if visitor[tree] != v:
                     visitor[tree] = v
                     gate[tree] = w

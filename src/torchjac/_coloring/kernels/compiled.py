@@ -1,4 +1,8 @@
-"""How the kernels of this folder are compiled."""
+"""How the kernels of this folder are compiled.
+
+A kernel that is called with arrays counts references to them, which costs more than a few
+operations: what inner loops do again and again is written out there.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +11,8 @@ import numba
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+# indptr, edges, edge_ptr and members of a `torchjac._coloring.graph.Hypergraph`.
+Hypergraph = tuple[Array, Array, Array, Array]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,13 +6,13 @@ related problems in scientific computing", ACM TOMS 40(1), section 3.
 
 import numpy as np
 
-from torchjac._coloring.kernels.buckets import pop, push, remove
-from torchjac._coloring.kernels.compiled import Array, compiled
+from torchjac._coloring.kernels.compiled import Array, Hypergraph, compiled
 
 
 @compiled
-def degrees(indptr: Array, edges: Array, edge_ptr: Array, members: Array, largest: int) -> Array:
+def degrees(graph: Hypergraph, largest: int) -> Array:
     """Number of vertices that share a hyperedge of at most `largest` members with each vertex."""
+    indptr, edges, edge_ptr, members = graph
     n = len(indptr) - 1
     seen = np.full(n, -1, np.int32)
     degree = np.zeros(n, np.int32)
@@ -32,47 +32,42 @@ def degrees(indptr: Array, edges: Array, edge_ptr: Array, members: Array, larges
 
 
 @compiled
-def greedy_order(
-    keys: Array,
-    step: int,
-    bins: int,
-    indptr: Array,
-    edges: Array,
-    edge_ptr: Array,
-    members: Array,
-    largest: int,
-) -> Array:
+def greedy_order(keys: Array, step: int, bins: int, graph: Hypergraph, largest: int) -> Array:
     """Take out the vertex with the largest key again and again; its neighbors' keys gain `step`.
 
-    Keys must stay in 0..bins-1. Vertices with one key form a doubly linked list;
-    among them the one that came last goes first, in the beginning the one with the least number.
+    Keys must stay in 0..bins-1. Vertices with one key form a ring of links in both directions,
+    closed by a node for the key, n + key. Among them the one that came last goes first, in the
+    beginning the one with the least number.
 
     Args:
         keys: Key of each vertex, written to, shape (vertices,).
         step: Added to the key of a neighbor of the vertex taken out.
         bins: Number of keys there can be.
-        indptr: Where the hyperedges of each vertex begin, shape (vertices + 1,).
-        edges: Hyperedges of each vertex.
-        edge_ptr: Where the members of each hyperedge begin, shape (hyperedges + 1,).
-        members: Vertices of each hyperedge.
+        graph: Where the hyperedges of each vertex begin, its hyperedges; where the vertices of each
+            hyperedge begin, its vertices.
         largest: Hyperedges with more members are left out.
 
     Returns:
         The vertices in the order of being taken out.
     """
+    indptr, edges, edge_ptr, members = graph
     n = len(keys)
-    head = np.full(bins, -1, np.int32)
-    after = np.empty(n, np.int32)
-    before = np.empty(n, np.int32)
+    after = np.arange(n + bins).astype(np.int32)
+    before = after.copy()
     for i in range(n):
-        push(n - 1 - i, keys[n - 1 - i], head, after, before)
+        v, bin_ = n - 1 - i, n + keys[n - 1 - i]
+        after[v], before[v] = after[bin_], bin_
+        before[after[bin_]] = v
+        after[bin_] = v
     seen = np.full(n, -1, np.int32)
     done = np.zeros(n, np.bool_)
     order = np.empty(n, np.int32)
     top = bins - 1
     for position in range(n):
-        v = pop(top, head, after, before)
-        top = keys[v]
+        while after[n + top] == n + top:
+            top -= 1
+        v = after[n + top]
+        after[n + top], before[after[v]] = after[v], n + top
         order[position] = v
         done[v] = True
         for a in range(indptr[v], indptr[v + 1]):
@@ -84,8 +79,11 @@ def greedy_order(
                 if done[w] or seen[w] == v:
                     continue
                 seen[w] = v
-                remove(w, keys[w], head, after, before)
+                after[before[w]], before[after[w]] = after[w], before[w]
                 keys[w] += step
-                push(w, keys[w], head, after, before)
+                bin_ = n + keys[w]
+                after[w], before[w] = after[bin_], bin_
+                before[after[bin_]] = w
+                after[bin_] = w
                 top = max(top, keys[w])
     return order
