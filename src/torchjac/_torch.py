@@ -134,7 +134,8 @@ def fast_backward(
     Returns:
         One gradient per input, None where there is no path.
     """
-    if torch.overrides.has_torch_function((*outputs, *inputs)):
+    # Subclasses may have a way of their own; a mode that listens goes on listening.
+    if not all([type(t) in (Tensor, torch.nn.Parameter) for t in (*outputs, *inputs)]):
         return torch.autograd.grad(
             outputs,
             inputs,

@@ -1,6 +1,6 @@
 """The derivative of a function as a list of operations, one part of them linear in the tangent."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LinearProgram", "Node", "Ref", "Value", "map_refs", "refs_in"]
+__all__ = ["LinearProgram", "Node", "Ref", "Value", "dependents", "map_refs", "refs_in"]
 
 
 class Ref(NamedTuple):
@@ -93,6 +93,15 @@ class LinearProgram:
     def linear_nodes(self) -> tuple[Node, ...]:
         """The operations that are linear in the tangent."""
         return tuple([n for n in self.nodes if not self.linear.isdisjoint(n.inputs)])
+
+
+def dependents(nodes: Iterable[Node], roots: Iterable[int]) -> frozenset[int]:
+    """Numbers of the tensors that depend on any of `roots`, those included."""
+    found = set(roots)
+    for node in nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update([n for n in node.outputs if n is not None])
+    return frozenset(found)
 
 
 def refs_in(tree: Any) -> Iterator[int]:

@@ -4,6 +4,7 @@ A trace follows one branch. Which one depends on nothing but the numbers, truth 
 that the function turned from tensors into Python values.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ _READERS = frozenset(
         Tensor.item,
         Tensor.tolist,
         Tensor.numpy,
+        Tensor.__array__,
         Tensor.__bool__,
         Tensor.__float__,
         Tensor.__int__,
@@ -32,6 +34,8 @@ _READERS = frozenset(
         Tensor.allclose,
     }
 )
+# These hand out the memory.
+_LENDERS = frozenset({Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr})
 # The size of what these return depends on values.
 _SIZERS = frozenset(
     {
@@ -56,6 +60,10 @@ _SIZERS = frozenset(
 )
 
 
+# Told of a tensor that is read, and whether it may be written; says whether to keep quiet about it.
+Listener = Callable[[Any, bool], bool]
+
+
 class Reads(TorchFunctionMode):
     """Active around one evaluation of a function; what it read is in `values` afterwards.
 
@@ -63,8 +71,9 @@ class Reads(TorchFunctionMode):
     constant.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener | None = None) -> None:
         super().__init__()
+        self._listener = listener
         self._values: list[Any] = []
         self._forward_grad: list[bool] = []
 
@@ -95,8 +104,11 @@ class Reads(TorchFunctionMode):
             with self:
                 return meaning(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        if func in _READERS:
-            self._values.append(_comparable(result))
+        if func in _READERS or func in _LENDERS:
+            if self._listener is not None and self._listener(args[0], func in _LENDERS):
+                return result
+            if func in _READERS:
+                self._values.append(_comparable(result))
         elif func in _SIZERS and _chooses_by_value(func, args):
             parts = result if isinstance(result, tuple) else (result,)
             self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))

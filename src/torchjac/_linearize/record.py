@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._linearize.program import Node, Ref, Value, refs_in
+from torchjac._linearize.program import Node, Ref, Value, dependents, refs_in
 from torchjac._torch import TorchDispatchMode
 
 _MARK = "_torchjac_number"
@@ -41,6 +41,25 @@ class Mark(NamedTuple):
 
     recording: object
     number: int
+
+
+class Outside:
+    """What happens to tensors outside PyTorch, in NumPy say: the result may depend on all.
+
+    Attributes:
+        result: As it came back.
+    """
+
+    def __init__(self, result: Tensor) -> None:
+        self.result = result.detach().clone()
+
+    def __str__(self) -> str:
+        return "outside PyTorch"
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """The result, with all operands in it for who looks at operations only."""
+        total = torch.stack([tensor.sum().real.double() for tensor in tensors]).sum()
+        return self.result + (total - total).to(self.result.dtype)
 
 
 class Recorder(TorchDispatchMode):
@@ -97,6 +116,10 @@ class Recorder(TorchDispatchMode):
         self.tangents.update(numbers[len(primals) :])
         return numbers
 
+    def leave(self, tensors: Iterable[Tensor | None]) -> tuple[int | None, ...]:
+        """Numbers of the results of the program, None for those that are zero."""
+        return tuple([None if t is None else self._refer(t).number for t in tensors])
+
     def number_of(self, tensor: Tensor | None) -> int | None:
         """Number of a tensor that was recorded, None for one that was not."""
         mark = None if tensor is None else getattr(tensor, _MARK, None)
@@ -128,6 +151,10 @@ class Recorder(TorchDispatchMode):
         numbers = tuple([self._output(out, varies=varies) for out in outputs])
         if any(n is not None for n in numbers) or mutable:
             self.nodes.append(Node(func, places, named, numbers))
+        if self._escaped and _has_number((args, tuple(kwargs.values()))):
+            for tensor, number in zip(outputs, numbers, strict=True):
+                if number is not None:
+                    self._from_outside(tensor, number)
         return result
 
     def _output(self, tensor: Any, *, varies: bool) -> int | None:
@@ -156,32 +183,43 @@ class Recorder(TorchDispatchMode):
         return tree
 
     def _enter_foreign(self, tensor: Tensor, number: int | None) -> int:
-        """A tensor from outside, which whatever left the program may have made."""
-        if not self._escaped and number is not None:
-            return number
-        number = self._register(tensor)
-        self._foreign[number] = tensor
+        """A tensor from outside; once tensors have escaped there, they may be in it."""
         if self._escaped:
-            escaped = tuple([Ref(n) for n in self._escaped])
-            self.nodes.append(Node("outside PyTorch", escaped, _EMPTY, (number,)))
-            self._varying.add(number)
-        else:
+            return self._from_outside(tensor)
+        if number is None:
+            number = self._register(tensor)
+            self._foreign[number] = tensor
             self.constants[number] = tensor
             self._unsorted.append(number)
         return number
 
-    def expose(self, tensor: Any) -> None:
-        """Note that the numbers of a tensor are seen outside PyTorch, and may be written there.
+    def _from_outside(self, tensor: Tensor, *others: int) -> int:
+        number = self._register(tensor)
+        self._foreign[number] = tensor
+        made_of = tuple([Ref(n) for n in (*self._escaped, *others)])
+        self.nodes.append(Node(Outside(tensor), made_of, _EMPTY, (number,)))
+        self._varying.add(number)
+        return number
+
+    def expose(self, tensor: Any, writable: bool) -> bool:
+        """Note that the numbers of a tensor are seen outside PyTorch.
 
         Args:
             tensor: What is read; tensors of transforms, and what is no tensor, are ignored.
+            writable: Whether they may be changed there.
+
+        Returns:
+            Whether they depend on the tangents.
         """
         number = self.number_of(tensor) if isinstance(tensor, Tensor) else None
         if number is None:
-            return
-        self._exposed.add(number)
+            return False
+        if writable:
+            self._exposed.add(number)
         if number in self._varying and number in dependents(self.nodes, self.tangents):
             self._escaped[number] = None
+            return True
+        return False
 
     def _keep_originals(self, written: Iterable[Tensor]) -> None:
         """Copy what was there before, of tensors that came from outside and are now written to."""
@@ -204,6 +242,13 @@ class Recorder(TorchDispatchMode):
 def _value(tensor: Tensor) -> Value:
     strides = tensor.stride() if tensor.layout is torch.strided else ()
     return Value(tuple(tensor.shape), tensor.dtype, tuple(strides))
+
+
+def _has_number(tree: Any) -> bool:
+    """Whether there is a number among the arguments that may have been read from a tensor."""
+    if isinstance(tree, tuple | list):
+        return any([_has_number(part) for part in tree])
+    return isinstance(tree, float | complex)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_refs
+from torchjac._linearize.program import LinearProgram, Node, Ref, Value, dependents, map_refs
 
 aten = torch.ops.aten
 # The result is the first argument once more, if shape and dtype are the same.
@@ -43,7 +43,7 @@ def simplified(program: LinearProgram, trace_s: float) -> LinearProgram:
         A program with the same results.
     """
     nodes, outputs = trimmed(program.nodes, program.values, program.constants, program.outputs)
-    linear = _linear(nodes, program.tangents)
+    linear = dependents(nodes, program.tangents)
     used = {number for node in nodes for number in node.inputs}.union(outputs)
     return replace(
         program,
@@ -112,11 +112,3 @@ def _needed(nodes: list[Node], outputs: tuple[int | None, ...]) -> list[Node]:
             kept.append(node)
             needed.update(node.inputs)
     return kept[::-1]
-
-
-def _linear(nodes: list[Node], tangents: tuple[int, ...]) -> frozenset[int]:
-    linear = set(tangents)
-    for node in nodes:
-        if not linear.isdisjoint(node.inputs):
-            linear.update([n for n in node.outputs if n is not None])
-    return frozenset(linear)

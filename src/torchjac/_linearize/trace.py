@@ -46,7 +46,8 @@ def trace_jvp(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> 
         RuntimeError: PyTorch has no forward rule for an operation.
     """
     began = perf_counter()
-    recorder, reads = Recorder(), Reads()
+    recorder = Recorder()
+    reads = Reads(recorder.expose)
 
     def observed(*inner: Tensor) -> Sequence[Tensor]:
         with reads:
@@ -56,9 +57,9 @@ def trace_jvp(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> 
     with _evaluating(leaves), recorder:
         primals = [leaf.detach().clone() for leaf in leaves]
         tangents = [seed.detach().clone() for seed in seeds]
-        entered = recorder.enter(primals), recorder.enter(tangents)
+        entered = recorder.enter(primals), recorder.enter(tangents=tangents)
         products = push_forward(observed, primals, tangents)
-        outputs = tuple([recorder.number_of(p) for p in products])
+        outputs = recorder.leave(products)
     program = _program(recorder, reads, entered, outputs, "jvp")
     program = _finished(program, recorder, primals, tangents, began)
     return Trace(program, tuple(seeds), tuple(products))
@@ -85,18 +86,19 @@ def trace_vjp(
         with reads:
             values = flat([leaf.clone() for leaf in primals])
         seeds = [seed.detach().clone() for seed in make_seeds(values)]
-        entered = entered_primals, recorder.enter(seeds)
+        entered = entered_primals, recorder.enter(tangents=seeds)
         live = [i for i, value in enumerate(values) if value.requires_grad]
         products: Sequence[Tensor | None] = [None] * len(leaves)
         if live:
-            products = fast_backward(
-                [values[i] for i in live],
-                primals,
-                [seeds[i] for i in live],
-                create_graph=False,
-                retain_graph=False,
-            )
-        outputs = tuple([recorder.number_of(p) for p in products])
+            with Reads(recorder.expose):
+                products = fast_backward(
+                    [values[i] for i in live],
+                    primals,
+                    [seeds[i] for i in live],
+                    create_graph=False,
+                    retain_graph=False,
+                )
+        outputs = recorder.leave(products)
     program = _program(recorder, reads, entered, outputs, "vjp")
     program = _finished(program, recorder, primals, seeds, began)
     return Trace(program, tuple(seeds), tuple(products))

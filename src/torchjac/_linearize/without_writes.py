@@ -50,7 +50,7 @@ def without_writes(
     with torch.random.fork_rng(), torch.no_grad(), recorder:
         primals = [t.detach().clone() for t in primals]
         tangents = [t.detach().clone() for t in tangents]
-        entered = recorder.enter(primals), recorder.enter(tangents)
+        entered = recorder.enter(primals), recorder.enter(tangents=tangents)
         results = torch.func.functionalize(run)(*primals, *tangents, *given.values())
         numbers = iter([recorder.number_of(t) for t in results])
         outputs = tuple([None if n is None else next(numbers) for n in program.outputs])

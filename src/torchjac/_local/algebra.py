@@ -9,8 +9,10 @@ a chain of maps, applied first to last.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchjac._linearize.program import Ref
@@ -78,10 +80,14 @@ class Mix:
     Attributes:
         dims: The axes, none negative.
         shape: Shape of the result, with as many axes as the argument.
+        nonzero: If there is one axis: which elements of the result depend on which of the
+            argument, shape (*batch, of the result, of the argument). The axes of `batch` are the
+            first ones of the argument. None for all.
     """
 
     dims: tuple[int, ...]
     shape: tuple[int, ...]
+    nonzero: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +148,36 @@ class Convolve:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A constant sparse matrix, applied to the tangent laid out flat.
+    """A constant sparse matrix, applied along one axis or to the tangent laid out flat.
 
     Attributes:
         rows: Element of the result of each entry, shape (nnz,).
         columns: Element of the argument of each entry, shape (nnz,).
         shape: Shape of the result.
+        dim: The axis, not negative, or None for the tangent laid out flat.
     """
 
     rows: Tensor
     columns: Tensor
     shape: tuple[int, ...]
+    dim: int | None = None
+
+    def laid_out(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """The entries of the matrix that does the same to the tangent laid out flat.
+
+        Args:
+            shape: Shape of the argument.
+
+        Returns:
+            Rows and columns.
+        """
+        if self.dim is None:
+            return self.rows, self.columns
+        outer = torch.arange(prod(shape[: self.dim]))[:, None, None]
+        inner = torch.arange(prod(shape[self.dim + 1 :]))
+        rows = (outer * self.shape[self.dim] + self.rows[:, None]) * len(inner) + inner
+        columns = (outer * shape[self.dim] + self.columns[:, None]) * len(inner) + inner
+        return rows.flatten(), columns.flatten()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,12 @@ def _reduce(sets: IndexSets, reduce: Reduce) -> IndexSets:
 
 
 def _mix(sets: IndexSets, mix: Mix) -> IndexSets:
+    if mix.nonzero is not None:
+        letters = ascii_lowercase[: sets.of.ndim]
+        (dim,), batch = mix.dims, letters[: mix.nonzero.ndim - 2]
+        out = letters[:dim] + "Z" + letters[dim + 1 :]
+        equation = f"{letters},{batch}Z{letters[dim]}->{out}"
+        return _contracted(sets, equation, tuple(mix.nonzero.shape), mix.nonzero)
     return _reduce(sets, Reduce(mix.dims, keepdim=True)).expanded(mix.shape)
 
 
@@ -99,7 +106,26 @@ def _opaque(sets: IndexSets, opaque: Opaque) -> IndexSets:
 
 
 def _matrix(sets: IndexSets, matrix: Matrix) -> IndexSets:
-    return _apply(sets, matrix.rows.cpu().numpy(), matrix.columns.cpu().numpy(), matrix.shape)
+    rows, columns = matrix.rows.cpu().numpy(), matrix.columns.cpu().numpy()
+    if matrix.dim is None:
+        return _apply(sets, rows, columns, matrix.shape)
+    length = matrix.shape[matrix.dim]
+    seen = _seen_by_row(rows, columns, length, sets.shape[matrix.dim])
+    numbers = np.moveaxis(sets.of, matrix.dim, -1)
+    numbers = np.concatenate([numbers, np.zeros_like(numbers[..., :1])], axis=-1)
+    wide = numbers[..., seen]
+    result = gathered(sets, wide.reshape(-1, seen.shape[1]), wide.shape[:-1])
+    return IndexSets(np.moveaxis(result.of, -1, matrix.dim), result.table)
+
+
+def _seen_by_row(rows: IntArray, columns: IntArray, count: int, missing: int) -> IntArray:
+    """The columns of each row, shape (count, most of any row), filled up with `missing`."""
+    lengths = np.bincount(rows, minlength=count)
+    order = np.argsort(rows, kind="stable")
+    starts = np.cumsum(lengths) - lengths
+    seen = np.full((count, max(int(lengths.max(initial=0)), 1)), missing)
+    seen[rows[order], np.arange(len(rows)) - np.repeat(starts, lengths)] = columns[order]
+    return seen
 
 
 def _apply(sets: IndexSets, rows: IntArray, columns: IntArray, shape: tuple[int, ...]) -> IndexSets:
@@ -109,13 +135,19 @@ def _apply(sets: IndexSets, rows: IntArray, columns: IntArray, shape: tuple[int,
 
 
 def _contract(sets: IndexSets, contract: Contract) -> IndexSets:
-    letters, others, out = contract.equation.replace("->", ",").split(",")
-    nonzeros = _nonzeros(contract.value)
+    return _contracted(sets, contract.equation, contract.sizes, contract.value)
+
+
+def _contracted(
+    sets: IndexSets, equation: str, lengths: tuple[int, ...], value: Tensor | None
+) -> IndexSets:
+    letters, others, out = equation.replace("->", ",").split(",")
+    nonzeros = _nonzeros(value)
     # Letters that only the tangent has, and which are summed over, need no coefficient.
     free = [k for k, letter in enumerate(letters) if letter not in others and letter not in out]
     sets = _reduce(sets, Reduce(tuple(free)))
     letters = "".join([letter for k, letter in enumerate(letters) if k not in free])
-    sizes = dict(zip(others, contract.sizes, strict=True))
+    sizes = dict(zip(others, lengths, strict=True))
     sizes |= {k: n for k, n in zip(letters, sets.shape, strict=True) if n != 1 or k not in sizes}
     if nonzeros is not None:
         kept = prod([sizes[k] for k in letters if k not in others])

@@ -1,8 +1,46 @@
 """The rules, one family of operations a file; importing this package registers them."""
 
 from torchjac._local.registry import terms_of
-from torchjac._local.rules import convolutions, movement, pointwise, products, reductions
+from torchjac._local.rules import (
+    activations,
+    attention,
+    convolutions,
+    fft,
+    grids,
+    indexing,
+    interpolation,
+    linalg,
+    losses,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    reductions,
+    segments,
+    solves,
+    writing,
+)
 
-FAMILIES = (convolutions, movement, pointwise, products, reductions)
+FAMILIES = (
+    activations,
+    attention,
+    convolutions,
+    fft,
+    grids,
+    indexing,
+    interpolation,
+    linalg,
+    losses,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    reductions,
+    segments,
+    solves,
+    writing,
+)
 
 __all__ = ["FAMILIES", "terms_of"]
