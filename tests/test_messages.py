@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import torchjac
+from tests._coloring.refused import REFUSED as NO_COLORING
 from tests._pattern.refused import REFUSED as NO_PATTERN
 from torchjac import errors, functional
 from torchjac import func as transforms
@@ -889,6 +890,9 @@ def pattern(words: tuple[str, ...]) -> str:
 
 CASES |= {
     f"no pattern: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PATTERN
+}
+CASES |= {
+    f"no coloring: {message}": Case(call, kind, (message,)) for call, kind, message in NO_COLORING
 }
 
 
