@@ -1,5 +1,7 @@
 """Operations that move data: views, pieces, joins, padding."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,9 @@ aten = torch.ops.aten
     aten.alias,
     aten.as_strided,
     aten.as_strided_scatter,
+    aten.block_diag,
     aten.cat,
+    aten.channel_shuffle,
     aten.constant_pad_nd,
     aten.detach,
     aten.diag,
@@ -24,8 +28,19 @@ aten = torch.ops.aten
     aten.diagonal_scatter,
     aten.expand,
     aten.flip,
+    aten.im2col,
+    aten.narrow_copy,
+    aten.native_channel_shuffle,
     aten.permute,
+    aten.pixel_shuffle,
+    aten.pixel_unshuffle,
+    aten.reflection_pad1d,
+    aten.reflection_pad2d,
+    aten.reflection_pad3d,
     aten.repeat,
+    aten.replication_pad1d,
+    aten.replication_pad2d,
+    aten.replication_pad3d,
     aten.reshape,
     aten.roll,
     aten.rot90,
@@ -51,21 +66,41 @@ def move(call: Call) -> Terms:
     roll(t, 1)    ->  t: Move(roll)
     cat([t, s])   ->  t: Move(cat with zeros for s);  s: Move(cat with zeros for t)
     """
-    return [Term(ref, [Move(_alone(call, ref))]) for ref in call.tangents()]
+    return [Term(ref, [Move(alone(call, ref))]) for ref in call.tangents()]
 
 
-def _alone(call: Call, ref: Ref) -> Run:
-    """The operation on one argument, the others zero."""
-    others = [Ref(n) for n in call.node.inputs if n != ref.number]
+def alone(call: Call, ref: Ref, indices: Mapping[int, Tensor] | None = None) -> Run:
+    """The operation as a function of one argument.
+
+    Args:
+        call: The operation.
+        ref: The argument.
+        indices: Numbers of indices and masks, by their number. Other arguments are zero.
+
+    Returns:
+        The function.
+    """
+    chosen = indices or {}
+    others = [Ref(n) for n in call.node.inputs if n != ref.number and n not in chosen]
 
     def run(tensor: Tensor) -> Tensor:
         numbers = {other.number: call.blank(other, tensor) for other in others}
+        numbers |= {n: index.to(tensor.device) for n, index in chosen.items()}
         return call.run({**numbers, ref.number: tensor})
 
     return run
 
 
-@rule(aten.unbind, aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
+@rule(
+    aten.chunk,
+    aten.split,
+    aten.split_with_sizes,
+    aten.tensor_split,
+    aten.unbind,
+    aten.unsafe_chunk,
+    aten.unsafe_split,
+    aten.unsafe_split_with_sizes,
+)
 def pieces(call: Call) -> dict[int, Terms]:
     """Each of several results is a piece of the argument.
 
@@ -97,8 +132,8 @@ def select_backward(call: Call) -> Terms:
 
     select_backward(t, sizes, dim, index)  ->  t: Deposit(select)
     """
-    ref, dim, index = call["grad_output"], call["dim"], call["index"]
-    return [Term(ref, [Deposit(lambda t: t.select(dim, index), call.out_shape())])]
+    dim, index = call["dim"], call["index"]
+    return [_deposit(call, "grad_output", lambda t: t.select(dim, index))]
 
 
 @rule(aten.slice_backward)
@@ -109,5 +144,58 @@ def slice_backward(call: Call) -> Terms:
     """
     names = ("dim", "start", "end", "step")
     arguments = [call[name] for name in names]
-    ref = call["grad_output"]
-    return [Term(ref, [Deposit(lambda t: aten.slice(t, *arguments), call.out_shape())])]
+    return [_deposit(call, "grad_output", lambda t: aten.slice(t, *arguments))]
+
+
+@rule(aten.diagonal_backward)
+def diagonal_backward(call: Call) -> Terms:
+    """The transpose of `diagonal`.
+
+    diagonal_backward(t, sizes, offset, dim1, dim2)  ->  t: Deposit(diagonal)
+    """
+    where = [call[name] for name in ("offset", "dim1", "dim2")]
+    return [_deposit(call, "grad_output", lambda t: aten.diagonal(t, *where))]
+
+
+@rule(aten.unfold_backward)
+def unfold_backward(call: Call) -> Terms:
+    """The transpose of `unfold`, which repeats elements where its windows overlap.
+
+    unfold_backward(t, sizes, dim, size, step)  ->  t: Deposit(unfold)
+    """
+    where = [call[name] for name in ("dim", "size", "step")]
+    return [_deposit(call, "grad_in", lambda t: aten.unfold(t, *where))]
+
+
+@rule(aten.col2im)
+def col2im(call: Call) -> Terms:
+    """Sums of the columns that hold a pixel: the transpose of `im2col`.
+
+    col2im(t, output_size, kernel_size, ...)  ->  t: Deposit(im2col)
+    """
+    windows = [call[name] for name in ("kernel_size", "dilation", "padding", "stride")]
+    return [_deposit(call, "self", lambda t: aten.im2col(t, *windows))]
+
+
+_PADS = {
+    aten.reflection_pad1d_backward: aten.reflection_pad1d,
+    aten.reflection_pad2d_backward: aten.reflection_pad2d,
+    aten.reflection_pad3d_backward: aten.reflection_pad3d,
+    aten.replication_pad1d_backward: aten.replication_pad1d,
+    aten.replication_pad2d_backward: aten.replication_pad2d,
+    aten.replication_pad3d_backward: aten.replication_pad3d,
+}
+
+
+@rule(*_PADS)
+def pad_backward(call: Call) -> Terms:
+    """The transpose of padding with copies of elements.
+
+    reflection_pad1d_backward(t, x, padding)  ->  t: Deposit(reflection_pad1d)
+    """
+    pad, padding = _PADS[call.node.op.overloadpacket], call["padding"]
+    return [_deposit(call, "grad_output", lambda t: pad(t, padding))]
+
+
+def _deposit(call: Call, name: str, run: Run) -> Term:
+    return Term(call[name], [Deposit(run, call.out_shape())])

@@ -11,36 +11,133 @@ from torchjac._local.registry import Terms, rule
 aten = torch.ops.aten
 prims = torch.ops.prims
 
+# Linear in one argument at a time, and nothing but linear: what they do to a one is a coefficient.
+_LINEAR = frozenset(
+    {
+        aten.add,
+        aten.div,
+        aten.elu_backward,
+        aten.hardshrink_backward,
+        aten.hardsigmoid_backward,
+        aten.hardswish_backward,
+        aten.hardtanh_backward,
+        aten.leaky_relu_backward,
+        aten.mul,
+        aten.native_dropout_backward,
+        aten.neg,
+        aten.rrelu_with_noise_backward,
+        aten.rsub,
+        aten.sigmoid_backward,
+        aten.silu_backward,
+        aten.softplus_backward,
+        aten.softshrink_backward,
+        aten.sub,
+        aten.tanh_backward,
+        aten.threshold_backward,
+        aten.where,
+        prims.add,
+        prims.mul,
+    }
+)
+_PRODUCTS = frozenset({aten.mul, aten.div, prims.mul})
+
 
 @rule(
     "pointwise",  # whatever PyTorch tags so
-    aten.threshold_backward,
-    aten._to_copy,
-    aten.to,
-    aten.clone,
-    aten.real,
+    aten.binary_cross_entropy_backward,
+    aten.elu_backward,
+    aten.hardshrink_backward,
+    aten.hardsigmoid_backward,
+    aten.hardswish_backward,
+    aten.hardtanh_backward,
+    aten.huber_loss_backward,
     aten.imag,
+    aten.infinitely_differentiable_gelu_backward,
+    aten.leaky_relu_backward,
+    aten.log_sigmoid_backward,
+    aten.mish_backward,
+    aten.mse_loss_backward,
     aten.nan_to_num,
     aten.native_dropout_backward,
-    prims.mul,
+    aten.real,
+    aten.rrelu_with_noise_backward,
+    aten.smooth_l1_loss_backward,
+    aten.soft_margin_loss_backward,
+    aten.softplus_backward,
+    aten.softshrink_backward,
+    aten.threshold_backward,
     prims.add,
-    prims.convert_element_type,
+    prims.mul,
 )
 def pointwise(call: Call) -> Terms:
     """Each element of the result is a multiple of the same element of the argument.
 
-    mul(t, c)  ->  t: Scale(c)
+    mul(t, c)              ->  t: Scale(c)
+    elu_backward(t, ...)   ->  t: Scale
     """
     shape = call.out_shape()
     return [Term(ref, _scale(call, ref, shape)) for ref in call.tangents()]
 
 
+@rule(
+    aten._to_copy,
+    aten._to_dense,
+    aten._to_sparse,
+    aten.clone,
+    aten.contiguous,
+    aten.sparse_mask,
+    aten.to,
+    prims.convert_element_type,
+)
+def copies(call: Call) -> Terms:
+    """The same elements in another dtype, memory format or layout.
+
+    _to_copy(t, dtype)  ->  t
+    """
+    source = call.node.args[0]
+    return [Term(source)] if call.is_tangent(source) else []
+
+
+@rule(aten._prelu_kernel_backward)
+def prelu_backward(call: Call) -> dict[int, Terms]:
+    """Both results have the shape of the input, the weight being expanded to it.
+
+    _prelu_kernel_backward(t, x, w)  ->  0, t: Scale;  1, t: Scale(min(x, 0))
+    """
+    grad = call["grad_output"]
+    if list(call.tangents()) != [grad]:
+        return NotImplemented
+    shape, known = call.shape(grad), call.constant(call["self"])
+    below = None if known is None else known.clamp(max=0)
+    return {0: [Term(grad, [Scale(shape)])], 1: [Term(grad, [Scale(shape, below)])]}
+
+
+@rule(aten.fill, aten.zero)
+def fill(call: Call) -> Terms:
+    """Nothing remains of the first argument.
+
+    fill(t, s)  ->  s: Scale
+    """
+    return [Term(ref, [Scale(call.out_shape())]) for ref in call.tangents() if ref != call["self"]]
+
+
 def _scale(call: Call, ref: Ref, shape: tuple[int, ...]) -> list[LinearMap]:
     others = [Ref(n) for n in call.node.inputs if n != ref.number]
-    if not all(call.is_tangent(other) or call.constant(other) is not None for other in others):
+    if not _is_linear(call) or not all(
+        call.is_tangent(other) or call.constant(other) is not None for other in others
+    ):
         return [Scale(shape)]
     coefficient = _coefficient(call, ref, others)
     return [Scale(shape, None if bool(coefficient.all()) else coefficient)]
+
+
+def _is_linear(call: Call) -> bool:
+    """Whether the operation is known to be linear; custom derivatives may hold others."""
+    packet = getattr(call.node.op, "overloadpacket", call.node.op)
+    tangents = list(call.tangents())
+    if packet in _PRODUCTS and len(tangents) > 1:
+        return False
+    return packet in _LINEAR and all(call.value(ref).dtype != torch.bool for ref in tangents)
 
 
 def _coefficient(call: Call, ref: Ref, others: list[Ref]) -> Tensor:
