@@ -46,6 +46,7 @@ __all__ = [
     "load_jvp_decompositions",
     "push_forward",
     "pytree",
+    "refuse_compiler",
     "refuse_wrong_batching",
     "slice_argnums",
     "survey_graph",
@@ -96,7 +97,7 @@ def has_numbers(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta
 
 
-def _refuse_compiler() -> None:
+def refuse_compiler() -> None:
     """Raise inside `torch.compile`, which traces these passes into zeros without a word."""
     if torch.compiler.is_dynamo_compiling():
         raise NotImplementedError(
@@ -176,7 +177,7 @@ def push_forward(
         load_jvp_decompositions()
     # Inside another jvp its dual level serves; levels of torch.func keep the two apart. PyTorch
     # counts both for all threads together, so that one thread at a time may push.
-    _refuse_compiler()
+    refuse_compiler()
     with (
         _forward_lock,
         jvp_increment_nesting() as level,
@@ -209,7 +210,7 @@ def batched(
     Returns:
         What `function` returned, with the batch axis first.
     """
-    _refuse_compiler()
+    refuse_compiler()
     size = stacked[0].shape[0]
     # An op that vmap has to run one by one is slow, not wrong, and the user wrote no vmap.
     _functorch._set_vmap_fallback_warning_enabled(False)

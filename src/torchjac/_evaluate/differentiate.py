@@ -30,6 +30,7 @@ from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import Witness, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
+from torchjac._inputs.storage import in_place, is_part, misses_memory, reads_memory
 from torchjac._inputs.warn import warn
 from torchjac._torch import has_numbers, inside_transform
 from torchjac.errors import (
@@ -162,10 +163,10 @@ def evaluate(signature: Signature, options: Options) -> Point:
     held_bytes = 0
     if isinstance(options.memory, int):
         with MemoryMeter() as meter:
-            tape = record(signature, create_graph=graph, watch=watch)
+            signature, tape = _first(signature, state, watch, create_graph=graph)
         held_bytes = meter.live_bytes()
     else:
-        tape = record(signature, create_graph=graph, watch=watch)
+        signature, tape = _first(signature, state, watch, create_graph=graph)
     if graph and uses_fused_attention(tape.survey().node_names):
         # Its backward pass has no derivative, which would show only when one asks for it.
         signature = with_math_attention(signature)
@@ -177,6 +178,28 @@ def evaluate(signature: Signature, options: Options) -> Point:
 def is_full(blocks: Blocks) -> TypeGuard[list[list[Tensor]]]:
     """Whether a path leads from every output to every input."""
     return all([block is not None for row in blocks for block in row])
+
+
+def _first(
+    signature: Signature, state: RandomState, watch: Watch | None, *, create_graph: bool
+) -> tuple[Signature, Tape]:
+    """Record a function, again if it reads memory around its inputs that their copies lack."""
+    leaves = signature.leaves
+    if not any([is_part(leaf) for leaf in leaves]):
+        return signature, record(signature, create_graph=create_graph, watch=watch)
+    call, recall = (in_place(function, leaves) for function in (signature.call, signature.recall))
+    placed = signature._replace(call=call, recall=recall)
+    try:
+        tape = record(signature, create_graph=create_graph, watch=watch)
+    except RuntimeError as error:
+        if not misses_memory(error):
+            raise
+        state.restore()
+        return placed, record(placed, create_graph=create_graph, watch=watch)
+    if not reads_memory(tape.survey().node_names):
+        return signature, tape
+    with state.replayed():
+        return placed, record(placed._replace(call=recall), create_graph=create_graph)
 
 
 def look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:

@@ -24,6 +24,8 @@ def replaying(
     first: Sequence[Tensor],
     state: RandomState,
     watch: AbstractContextManager[Any],
+    *,
+    copies: bool = True,
 ) -> Flat:
     """The function on flat tensors, for evaluations after the first.
 
@@ -36,6 +38,7 @@ def replaying(
         first: What the first evaluation returned.
         state: Where the generators stood before it.
         watch: Looks on while the function runs.
+        copies: Whether to copy the arguments; `evaluate` sees to it otherwise.
 
     Returns:
         A function of the leaves that returns the flat outputs.
@@ -45,7 +48,7 @@ def replaying(
 
     def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
         with replayed(), watch:
-            outputs = tuple(evaluate([leaf.clone() for leaf in leaves]))
+            outputs = tuple(evaluate([leaf.clone() if copies else leaf for leaf in leaves]))
         shapes = [output.shape for output in outputs]
         if shapes != expected:
             raise ChangedShapeError(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.strict import fill_missing, require_grad
-from torchjac._inputs.selection import copied_tensors
 from torchjac._inputs.signature import Outputs, Signature
+from torchjac._inputs.storage import copies_in_place
 from torchjac._torch import inside_transform, pytree
 from torchjac.errors import ShapeError
 
@@ -42,12 +42,12 @@ def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
     def call(leaves: Sequence[Tensor]) -> Any:
         if inside_transform():
             return _gradient_in_transform(signature, leaves)
-        return gradient(signature.evaluate(copied_tensors(list(leaves))), leaves)
+        return gradient(signature.evaluate(copies_in_place(leaves)), leaves)
 
     def recall(leaves: Sequence[Tensor]) -> Any:
         if inside_transform():
             return _gradient_in_transform(signature, leaves)
-        return gradient(signature.replay(copied_tensors(list(leaves))), leaves)
+        return gradient(signature.replay(copies_in_place(leaves)), leaves)
 
     return signature._replace(call=call, recall=recall, has_aux=True)
 
@@ -92,7 +92,7 @@ def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> An
     held: list[Any] = []
 
     def value(*inner: Tensor) -> tuple[Tensor, list[Tensor]]:
-        outputs = signature.replay(copied_tensors(list(inner)))
+        outputs = signature.replay(copies_in_place(inner))
         flat, spec = pytree.tree_flatten(outputs.aux)
         held[:] = [flat, spec]
         return scalar(signature.api, outputs), [t for t in flat if isinstance(t, Tensor)]

@@ -18,7 +18,8 @@ from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.randomness import random_state
 from torchjac._evaluate.seeds import joint_basis
 from torchjac._evaluate.sweep import Chunks
-from torchjac._torch import batched, inside_transform, push_forward
+from torchjac._inputs.storage import is_part
+from torchjac._torch import batched, inside_transform, push_forward, refuse_compiler
 
 Evaluate = Callable[[list[Tensor]], tuple[Tensor, ...]]
 # For so few seeds accounts of memory and passes take longer than the derivative.
@@ -42,14 +43,22 @@ def forward_outright(
     Returns:
         blocks[i][j], shape (*output i, *input j).
     """
+    refuse_compiler()  # here, where no fallback catches it
+    parts = [is_part(leaf) for leaf in leaves]
+
+    def copying(duals: list[Tensor]) -> tuple[Tensor, ...]:
+        # A copy would lack the memory around, which `as_strided` reads.
+        pairs = zip(duals, parts, strict=True)
+        return evaluate([dual if part else dual.clone() for dual, part in pairs])
+
     outside = not inside_transform()
     if outside and sum([leaf.numel() for leaf in leaves]) <= FEW_SEEDS:
-        blocks = _at_once(evaluate, leaves)
+        blocks = _at_once(copying, leaves)
         if blocks is not None:
             return blocks
     state = random_state(leaves)
-    outputs = evaluate([leaf.clone() for leaf in leaves])
-    flat = replaying(api, evaluate, outputs, state, nullcontext())
+    outputs = copying(list(leaves))
+    flat = replaying(api, copying, outputs, state, nullcontext(), copies=False)
     size = result_bytes(outputs, leaves)
 
     def rung(stacked: bool) -> Rung[Sequence[Sequence[Tensor]]]:
@@ -71,7 +80,7 @@ def _at_once(evaluate: Evaluate, leaves: Sequence[Tensor]) -> list[list[Tensor]]
     outputs: list[Tensor] = []
 
     def flat(*duals: Tensor) -> list[Tensor]:
-        outputs[:] = evaluate([dual.clone() for dual in duals])
+        outputs[:] = evaluate(list(duals))
         return outputs
 
     def push(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:

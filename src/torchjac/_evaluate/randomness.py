@@ -22,10 +22,14 @@ class RandomState(NamedTuple):
     def replayed(self) -> Generator[None]:
         """Start the block from this state, and go on after it as if it had not been."""
         with torch.random.fork_rng(devices=[index for index, _ in self.cuda]):
-            torch.set_rng_state(self.cpu)
-            for index, state in self.cuda:
-                torch.cuda.set_rng_state(state, index)
+            self.restore()
             yield
+
+    def restore(self) -> None:
+        """Go on from this state, as if nothing had been drawn since."""
+        torch.set_rng_state(self.cpu)
+        for index, state in self.cuda:
+            torch.cuda.set_rng_state(state, index)
 
     def was_used(self) -> bool:
         """Whether random numbers were drawn since this state was taken."""
