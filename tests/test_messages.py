@@ -15,6 +15,7 @@ from torch import nn
 import torchjac
 from tests._coloring.refused import REFUSED as NO_COLORING
 from tests._pattern.refused import REFUSED as NO_PATTERN
+from tests._planner.refused import REFUSED as NO_PLAN
 from torchjac import errors, functional
 from torchjac import func as transforms
 from torchjac._evaluate import strict
@@ -275,14 +276,14 @@ CASES = {
         ("jacobian: `memory`", "bytes (positive int)", "fraction", "(0, 1]", "got 1.5"),
     ),
     "layout without an engine": Case(
-        lambda: jacobian(square, x2(), layout=torch.sparse_csr),
+        lambda: jacobian(square, x2(), layout=torch.sparse_bsc),
         errors.LayoutError,
-        ("jacobian: layout=torch.sparse_csr", "sparse engine", "Use layout=torch.strided"),
+        ("jacobian: `layout` must be one of torch.strided", "got torch.sparse_bsc"),
     ),
     "layout of another type": Case(
         lambda: jacobian(square, x2(), layout="csr"),
         errors.ArgumentTypeError,
-        ("jacobian: `layout`", "torch.layout such as torch.strided", "got 'csr'"),
+        ("jacobian: `layout`", "torch.layout, one of torch.strided", "got 'csr'"),
     ),
     "progress without rich": Case(
         without_rich,
@@ -894,6 +895,7 @@ CASES |= {
 CASES |= {
     f"no coloring: {message}": Case(call, kind, (message,)) for call, kind, message in NO_COLORING
 }
+CASES |= {f"no plan: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PLAN}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -1005,6 +1007,9 @@ CLASSES = {
     ),
     errors.MixedSamplesError: (errors.ArgumentError, ValueError),
     errors.StrictError: (RuntimeError,),
+    errors.PatternError: (RuntimeError,),
+    errors.PlanMismatchError: (errors.ArgumentError, ValueError, RuntimeError),
+    errors.BranchError: (RuntimeError,),
     errors.MemoryBudgetError: (MemoryError,),
     errors.LayoutError: (NotImplementedError, RuntimeError),
     errors.MissingExtraError: (ImportError,),
@@ -1015,6 +1020,7 @@ CLASSES = {
     errors.ClosureWarning: (errors.TorchjacWarning,),
     errors.HiddenValueWarning: (errors.TorchjacWarning,),
     errors.DisagreementWarning: (errors.TorchjacWarning,),
+    errors.BranchWarning: (errors.TorchjacWarning,),
 }
 
 

@@ -60,19 +60,12 @@ class Plan:
             PatternError: A certificate failed.
             ArgumentError: `out` and `create_graph` exclude each other.
         """
-        if out is not None and create_graph:
-            raise ArgumentError(
-                f"{self._core.request.api}: `out` cannot take a result that carries a graph: leave "
-                "out `out` or create_graph=True."
-            )
-        has_aux = self._core.call.has_aux
-        answer = self._core.answer(
-            inputs, create_graph=create_graph, check=check, with_value=has_aux
-        )
+        self._refuse_graph(out, create_graph)
+        core = self._core
+        has_aux = core.call.has_aux
+        answer = core.answer(inputs, create_graph=create_graph, check=check, with_value=has_aux)
         result = self._result(answer, out)
-        if not has_aux or answer.outputs is None:
-            return result
-        return result, handed_out(answer.outputs.aux, create_graph)
+        return (result, handed_out(answer.outputs.aux, create_graph)) if has_aux else result
 
     @outside_inference_mode
     def value_and_jacobian(
@@ -98,12 +91,10 @@ class Plan:
         (tensor([1., 9.]), tensor([[2., 0.],
                                    [0., 6.]]))
         """
+        self._refuse_graph(out, create_graph)
         core = self._core
         answer = core.answer(inputs, create_graph=create_graph, check=check, with_value=True)
-        result = self._result(answer, out)
-        outputs = answer.outputs
-        if outputs is None:
-            outputs = answer.signature.evaluate(answer.signature.leaves)
+        result, outputs = self._result(answer, out), answer.outputs
         values = handed_out(list(outputs.tensors), create_graph)
         if core.request.order == 2:
             value = answer.signature.nest(values)
@@ -112,6 +103,13 @@ class Plan:
         if core.call.has_aux:
             return value, result, handed_out(outputs.aux, create_graph)
         return value, result
+
+    def _refuse_graph(self, out: Any, create_graph: bool) -> None:
+        if out is not None and create_graph:
+            raise ArgumentError(
+                f"{self._core.request.api}: `out` cannot take a result that carries a graph: leave "
+                "out `out` or create_graph=True."
+            )
 
     def _result(self, answer: Answer, out: Any) -> Any:
         request = self._core.request

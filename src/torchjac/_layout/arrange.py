@@ -44,7 +44,7 @@ class Arrangement:
             values: One for each entry of the whole pattern, in CSR order.
 
         Returns:
-            A new tensor, on the device of `values`.
+            A tensor on the device of `values`, whose memory it may share.
         """
         kept = self.ordered(values)
         if self.layout is torch.strided:

@@ -50,11 +50,12 @@ def confirm(
     if not len(rows):
         rows = _rows_at_fault(structure, passes, entries)
     reasons = []
-    for row in rows.tolist()[:CONFIRMED]:
+    confirmable = REVERSE in structure.methods
+    for row in rows.tolist()[: CONFIRMED if confirmable else 0]:
         reason = _fault_of_row(pattern, entries.values, passes, row)
         if reason:
             reasons.append(f"row {row} {reason}")
-    if len(rows) and not reasons:
+    if len(rows) and confirmable and not reasons:
         return  # rounding, where large intermediate values cancel
     where = []
     if len(rows):

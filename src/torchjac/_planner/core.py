@@ -67,12 +67,15 @@ def of_order(signature: Signature, order: int) -> Signature:
 
 
 class Answer(NamedTuple):
-    """What a call of a plan found: where the entries go, the entries, and the value if known."""
+    """What a call of a plan found: where the entries go, the entries, and the value.
+
+    A value that was not asked for may be one of tensors without numbers.
+    """
 
     structure: Structure
     signature: Signature
     values: Tensor
-    outputs: Outputs | None
+    outputs: Outputs
 
 
 @dataclass(eq=False)
@@ -143,11 +146,13 @@ class Core:
         entries = None
         if self._has_shapes_of(structure, passes) and (known or not create_graph):
             passes.likes = structure.outputs
-            trusted = known is not None and self._is_unchanged(inputs, signature)
+            trusted = known is not None and structure.found.scope == "global"
+            trusted = trusted and self._is_unchanged(inputs, signature)
             entries = self._entries(structure, passes, trusted=trusted, check=check)
         if entries is None:
             structure, passes, entries = self._remade(inputs, passes, reads)
-        return Answer(structure, signature, entries.values, passes.value)
+        value = passes.value or Outputs(structure.outputs, structure.tree, None)
+        return Answer(structure, signature, entries.values, value)
 
     def _evaluate(self, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""

@@ -12,7 +12,7 @@ _WHAT = {1: "Jacobian", 2: "Hessian"}
 def as_text(core: Core) -> str:
     """Lines for people, and the pattern in Braille."""
     lines = [f"Plan of a {_WHAT[core.request.order]}"]
-    lines += [f"  {name:<11}{text}" for name, text in _facts(core)]
+    lines += [f"  {name:<12}{text}" for name, text in _facts(core)]
     return "\n".join([*lines, *_table(core.main), str(core.main.pattern)])
 
 
@@ -38,7 +38,9 @@ def _facts(core: Core) -> list[tuple[str, str]]:
     if main.found.dense_ops:
         facts.append(("dense at", ", ".join(main.found.dense_ops)))
     if main.found.reads:
-        facts.append(("guards", f"{len(main.found.reads)} values read from tensors, compared"))
+        facts.append(
+            ("guards", f"values read from tensors, compared on use: {len(main.found.reads)}")
+        )
     if main.scheme is not None:
         facts.append(("coloring", main.scheme.coloring.summary))
         for side in main.scheme.sides:

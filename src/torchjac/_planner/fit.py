@@ -95,4 +95,4 @@ def _shown(kind: Any) -> str:
     if isinstance(kind, tuple):
         shape, dtype, device = kind
         return f"{str(dtype).removeprefix('torch.')} {list(shape)} on {device}"
-    return getattr(kind, "__name__", str(kind))
+    return getattr(kind, "__name__", " ".join(str(kind).split()))

@@ -1,5 +1,6 @@
 """Make a plan for one branch of a function: evaluate, detect, probe, color, compute, certify."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -62,6 +63,13 @@ class Prepared(NamedTuple):
     entries: Entries
 
 
+class _Probes(NamedTuple):
+    """Probes of the modes that may be chosen, and of all that can bear witness."""
+
+    usable: tuple[Probe, ...]
+    witnesses: tuple[Probe, ...]
+
+
 class _Workshop(NamedTuple):
     """What the steps of the making share."""
 
@@ -106,7 +114,7 @@ def prepare(
         arrangements=_arrangements(pattern, request, outputs, leaves),
         eps=coarsest_eps(outputs),
         is_stateful=is_stateful,
-        methods={p.mode: p.method for p in probes},
+        methods={p.mode: p.method for p in probes.witnesses},
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
     if is_constant:
@@ -149,46 +157,46 @@ def _find(
     return (pattern.symmetrized() if request.order == 2 else pattern), found, is_constant
 
 
-def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> list[Probe]:
-    """A probe of each mode that is allowed and possible."""
+def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> _Probes:
+    """A probe of each mode that is possible; reverse mode is a witness even where not allowed."""
     if 0 in pattern.shape:
-        return []
-    modes = [FORWARD, REVERSE] if request.strategy == "auto" else [request.strategy]
+        return _Probes((), ())
     probes: list[Probe] = []
     refusals: list[Refusal] = []
-    for mode in modes:
+    for mode in (FORWARD, REVERSE):
+        if mode == FORWARD and request.strategy == REVERSE:
+            continue
         try:
             probes.append(probe(passes, mode))
         except Exception as error:
             if mode == REVERSE and not probes:
                 raise
             refusals.append(Refusal(mode, str(error).strip().split("\n")[0]))
-    if not probes:  # forward mode alone was allowed, and there is no rule
-        probes.append(probe(passes, REVERSE))
-        rung = Rung(REVERSE, probes[0].method, bool)
+    usable = [p for p in probes if request.strategy in ("auto", p.mode)]
+    if not usable:  # forward mode alone was allowed, and there is no rule
+        usable = probes
+        rung = Rung(REVERSE, usable[0].method, bool)
         warn(explain_refusals(request.api, rung, refusals), FallbackWarning)
-    return probes
+    return _Probes(tuple(usable), tuple(probes))
 
 
-def _settle(
-    structure: Structure, shop: _Workshop, probes: list[Probe]
-) -> tuple[Structure, Entries]:
+def _settle(structure: Structure, shop: _Workshop, probes: _Probes) -> tuple[Structure, Entries]:
     """Choose a scheme whose entries pass the certificates."""
     leaves = shop.point.signature.leaves
-    if not probes:
+    if not probes.usable:
         nothing = torch.empty(0, dtype=common_dtype(leaves), device=leaves[0].device)
         return structure, Entries(nothing, ())
     api, given = shop.request.api, shop.given
     itemsize = common_dtype(leaves).itemsize
-    choice = choose(shop.request, structure.pattern, probes, itemsize, given.coloring)
+    choice = choose(shop.request, structure.pattern, probes.usable, itemsize, given.coloring)
     structure, entries = _first(structure, shop, choice)
-    proofs = tuple([(p.mode, p.vector, p.product) for p in probes])
+    proofs = tuple([(p.mode, p.vector, p.product) for p in probes.witnesses])
     rows, columns = find_suspects(structure, entries._replace(proofs=proofs))
     modes = {side.mode for side in choice.sides}
     if modes == {REVERSE}:
         # The columns decide: forward rules may be wrong, and nothing was computed by them.
         wrong = len(columns) > 0
-    elif len(columns) and not len(rows) and {p.mode for p in probes} == {FORWARD, REVERSE}:
+    elif len(columns) and not len(rows) and len(probes.witnesses) == 2:
         warn(
             f"{api}: forward and reverse mode disagree for this function, as with an "
             "autograd.Function whose `jvp` and `backward` do not belong together. The plan "
@@ -197,12 +205,13 @@ def _settle(
         )
         usable = given.coloring if shop.request.order == 2 else None
         shop = shop._replace(given=given._replace(coloring=usable))
-        return _settle(structure, shop, [p for p in probes if p.mode == REVERSE])
+        backward = tuple([p for p in probes.witnesses if p.mode == REVERSE])
+        return _settle(structure, shop, _Probes(backward, backward))
     else:
         wrong = len(rows) + len(columns) > 0
     if wrong:
         confirm(api, structure, shop.passes, entries, (rows, columns))
-    for used in probes:
+    for used in probes.usable:
         if used.refusals and used.mode in modes:
             warn(
                 explain_refusals(api, Rung(used.mode, used.method, bool), used.refusals),
@@ -271,14 +280,20 @@ def _arrangements(
     leaves: Sequence[Tensor],
 ) -> list[list[Arrangement]]:
     """Where the entries go, for each output and input, or as one."""
-    device = leaves[0].device
+    device, size = leaves[0].device, request.blocksize
+    pieces = [[Piece(pattern, None)]]
+    if not request.flat:
+        pieces = cut(pattern, [y.numel() for y in outputs], [x.numel() for x in leaves])
+    for piece in itertools.chain(*pieces):
+        m, n = piece.pattern.shape
+        if size is not None and (m % size[0] or n % size[1]):
+            raise ArgumentError(
+                f"{request.api}: `blocksize` must divide the shape of every block: {size} does not "
+                f"divide {(m, n)}."
+            )
     if request.flat:
-        piece = Piece(pattern, None)
-        shape = pattern.shape
-        return [
-            [arrange(piece, request.layout, device, dense_shape=shape, blocksize=request.blocksize)]
-        ]
-    pieces = cut(pattern, [y.numel() for y in outputs], [x.numel() for x in leaves])
+        piece = pieces[0][0]
+        return [[arrange(piece, request.layout, device, dense_shape=pattern.shape, blocksize=size)]]
     return [
         [
             arrange(
@@ -286,7 +301,7 @@ def _arrangements(
                 request.layout,
                 device,
                 dense_shape=(*y.shape, *x.shape),
-                blocksize=request.blocksize,
+                blocksize=size,
             )
             for piece, x in zip(row, leaves, strict=True)
         ]

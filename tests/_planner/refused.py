@@ -1,0 +1,191 @@
+"""Plans that cannot be made, and plans that do not fit: a call, the error and its message.
+
+`tests/test_messages.py` runs them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from torchjac import Plan, errors, jacobian, plan
+from torchjac._coloring.select import color_pattern
+from torchjac._pattern.archive import write_archive
+from torchjac._pattern.pattern import SparsityPattern
+from torchjac._planner.archive import FILE_KIND
+
+Refusal = tuple[Callable[[], object], type[Exception], str]
+
+X = torch.tensor([1.0, 2.0, 3.0])
+EYE = SparsityPattern.from_dense(np.eye(3))
+FULL = SparsityPattern.from_dense(np.ones((3, 3)))
+CSR = torch.sparse_csr
+
+
+class WrongJvp(torch.autograd.Function):
+    """x -> 2 x, with a forward rule that says 3."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 3 * t
+
+
+def branching(x: torch.Tensor) -> torch.Tensor:
+    return x if x.sum() > 0 else x.flip(0)
+
+
+def growing() -> object:
+    size = [2]
+    made = plan(lambda x: x[: size[0]], X, strategy="reverse-mode")
+    size[0] = 3
+    return made(X)
+
+
+def inside_vmap() -> object:
+    return torch.vmap(lambda x: jacobian(torch.sin, x, layout=CSR))(X[None])
+
+
+def load_nothing() -> object:
+    with TemporaryDirectory() as folder:
+        write_archive(Path(folder, "plan.npz"), FILE_KIND, 1, {"shape": np.array([1, 1])})
+        return Plan.load(Path(folder, "plan.npz"), torch.sin, X)
+
+
+def load_another() -> object:
+    with TemporaryDirectory() as folder:
+        plan(torch.sin, X).save(Path(folder, "plan.npz"))
+        return Plan.load(Path(folder, "plan.npz"), lambda x: x.cumsum(0) ** 2, X)
+
+
+REFUSED: list[Refusal] = [
+    (
+        lambda: plan(torch.sin, X, pattern=torch.eye(3)),
+        errors.ArgumentTypeError,
+        "plan: `pattern` must be a SparsityPattern or None, got <class 'torch.Tensor'>. Make one "
+        "with SparsityPattern.from_dense, from_scipy, from_torch or from_coo.",
+    ),
+    (
+        lambda: plan(torch.sin, X, pattern=SparsityPattern.from_dense(np.eye(2))),
+        errors.ShapeError,
+        "plan: `pattern` must have a row for each element of the outputs and a column for each of "
+        "the inputs: expected shape (3, 3), got (2, 2).",
+    ),
+    (
+        lambda: plan(torch.sin, X, pattern=FULL, coloring=color_pattern(EYE)),
+        errors.ArgumentError,
+        "plan: `coloring` was made for another pattern, SparsityPattern(shape=(3, 3), nnz=3): "
+        "expected one for SparsityPattern(shape=(3, 3), nnz=9). Color that one with "
+        "`torchjac.color`.",
+    ),
+    (
+        lambda: plan(torch.sin, X, coloring=color_pattern(EYE, "star")),
+        errors.ArgumentError,
+        "plan: `coloring` is a star coloring, which reads both triangles from one: it needs a "
+        "symmetric matrix, order=2.",
+    ),
+    (
+        lambda: plan(torch.sin, X, coloring="row", strategy="forward-mode"),
+        errors.ArgumentError,
+        "plan: the coloring needs a mode that this function or `strategy` does not allow; "
+        "possible: forward-mode. Leave `coloring` or `strategy` out.",
+    ),
+    (
+        lambda: plan(torch.sin, X, layout=torch.sparse_bsr, blocksize=2),
+        errors.ArgumentError,
+        "plan: `blocksize` must be a pair of positive integers or None, got 2.",
+    ),
+    (
+        lambda: plan(torch.sin, X, blocksize=(1, 1)),
+        errors.ArgumentError,
+        "plan: `blocksize` needs layout=torch.sparse_bsr, got torch.sparse_csr.",
+    ),
+    (
+        lambda: plan(torch.sin, X, layout=torch.sparse_bsr, blocksize=(2, 3)),
+        errors.ArgumentError,
+        "plan: `blocksize` must divide the shape of every block: (2, 3) does not divide (3, 3).",
+    ),
+    (
+        lambda: plan(torch.sin, X, pattern=FULL - EYE),
+        errors.PatternError,
+        "plan: the entries of the sparse Jacobian are not those of the function in rows 0, 1, 2 "
+        "and columns 0, 1, 2 of 3 × 3: row 0 has nonzeros in columns 0, which the pattern lacks; "
+        "row 1 has nonzeros in columns 1, which the pattern lacks; row 2 has nonzeros in columns "
+        "2, which the pattern lacks. Give a pattern that holds them all, or leave `pattern` out "
+        "to have it detected.",
+    ),
+    (load_another, errors.PatternError, "written for another function; make the plan anew."),
+    (load_nothing, errors.FileContentError, "holds no valid plan: 'options'"),
+    (
+        lambda: plan(torch.sin, X)(X[:2]),
+        errors.PlanMismatchError,
+        "plan: `inputs` are not what the plan was made for. Make another plan, or pass inputs of "
+        "the same kind:\n  tree of the inputs: tensor, matches\n  input: planned float32 [3] on "
+        "cpu, given float32 [2] on cpu, DIFFERS",
+    ),
+    (
+        growing,
+        errors.PlanMismatchError,
+        "plan: `func` returned shapes [(3,)], and the plan was made for [(2,)]. Make another plan.",
+    ),
+    (
+        lambda: plan(torch.sin, X)(X, out=torch.eye(3)),
+        errors.PlanMismatchError,
+        "plan: `out` must be an earlier result of this plan. Leave it out to get a new one:\n"
+        "  shape: (3, 3), matches\n"
+        "  layout: planned torch.sparse_csr, given torch.strided, DIFFERS",
+    ),
+    (
+        lambda: plan(torch.sin, X)(X, out=torch.eye(3).to_sparse_csr(), create_graph=True),
+        errors.ArgumentError,
+        "plan: `out` cannot take a result that carries a graph: leave out `out` or "
+        "create_graph=True.",
+    ),
+    (
+        lambda: plan(branching, X, on_branch="raise")(-X),
+        errors.BranchError,
+        "plan: the function took another branch than the one that the plan was made for: it read "
+        '(False) from tensors, planned were (True). Use on_branch="retrace" to plan each branch.',
+    ),
+    (
+        lambda: plan(branching, X)(-X),
+        errors.BranchWarning,
+        "plan: the function is not the one that was planned for: it took another branch, or what "
+        "it holds has changed. This was planned anew and is kept; if it happens often, make a plan "
+        "for each case.",
+    ),
+    (
+        lambda: plan(lambda x: WrongJvp.apply(x) * x, X, strategy="forward-mode"),
+        errors.DisagreementWarning,
+        "plan: forward and reverse mode disagree for this function, as with an autograd.Function "
+        "whose `jvp` and `backward` do not belong together. The plan computes rows by reverse "
+        "mode; `torchjac.check` shows the numbers.",
+    ),
+    (
+        inside_vmap,
+        errors.LayoutError,
+        "jacobian: sparse results cannot be computed inside vmap, grad, vjp or jvp of torch.func. "
+        "Use layout=torch.strided there, or `torchjac.func`.",
+    ),
+    (
+        lambda: jacobian(torch.square, X.to(torch.complex64), holomorphic=True, layout=CSR),
+        errors.LayoutError,
+        "jacobian: layout=torch.sparse_csr is for real functions: use layout=torch.strided with "
+        "holomorphic=True, or differentiate the real pair.",
+    ),
+]
