@@ -252,8 +252,10 @@ def _has_number(tree: Any) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where the numbers of a tensor lie, the same for all its views."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+    """Where the numbers of a tensor lie, the same for all its views; sparse ones have no views."""
+    if tensor.layout is not torch.strided or tensor._is_zerotensor():
+        return id(tensor)
+    return tensor.untyped_storage().data_ptr()
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:

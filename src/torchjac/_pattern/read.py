@@ -149,6 +149,13 @@ def _contracted(
     letters = "".join([letter for k, letter in enumerate(letters) if k not in free])
     sizes = dict(zip(others, lengths, strict=True))
     sizes |= {k: n for k, n in zip(letters, sets.shape, strict=True) if n != 1 or k not in sizes}
+    if nonzeros is not None and len(nonzeros[0]):
+        # Along an axis that is broadcast the coefficient has nothing to choose.
+        chosen = [d for d, k in enumerate(others) if lengths[d] == sizes[k]]
+        others = "".join([others[d] for d in chosen])
+        nonzeros = [nonzeros[d] for d in chosen]
+    if nonzeros == []:
+        nonzeros = None
     if nonzeros is not None:
         kept = prod([sizes[k] for k in letters if k not in others])
         if len(nonzeros[0]) * kept <= _MOST_ENTRIES:

@@ -82,10 +82,25 @@ def lu_solve(call: Call) -> Terms:
         left, is_adjoint = True, False
     if call.is_tangent(factors):
         return NotImplemented
-    known, order = call.constant(factors), call.constant(pivots)
-    nonzero = None if known is None or order is None else _of_lu(known, order)
+    known = _known_factors(call, factors, pivots)
+    nonzero = None if known is None else _of_lu(*known)
     dim = len(call.out_shape()) - (2 if left else 1)
     return [_solved(call, right, _mix(call, nonzero, dim, forward=left != is_adjoint))]
+
+
+def _known_factors(call: Call, factors: Ref, pivots: Ref) -> tuple[Tensor, Tensor] | None:
+    """Factors of a constant matrix, also if they are a by-product of solving with it."""
+    known, order = call.constant(factors), call.constant(pivots)
+    if known is not None and order is not None:
+        return known, order
+    maker = call.program.makers.get(factors.number)
+    if maker is None or getattr(maker.op, "overloadpacket", None) is not aten._linalg_solve_ex:
+        return None
+    matrix = call.constant(maker.args[0])
+    if matrix is None:
+        return None
+    _, factored, order, _ = aten._linalg_solve_ex(matrix, torch.zeros_like(matrix))
+    return factored, order
 
 
 def _of_lu(factors: Tensor, pivots: Tensor) -> Tensor | None:
