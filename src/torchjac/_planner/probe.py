@@ -4,7 +4,6 @@ The product is kept: every answer of a plan that is new is held against it.
 """
 
 from dataclasses import dataclass, replace
-from math import inf
 from time import perf_counter
 
 import torch
@@ -22,11 +21,13 @@ from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
 # A product that takes longer than this is not repeated: nothing but its size matters.
-LONG_S = 0.1
-# Shorter ones are repeated so long, or so often, and the least time counts: others run beside us.
-REPEATED_S, MOST_REPEATS = 0.01, 5
-# Seeds of the pass that tells what one more costs.
-SEVERAL = 4
+LONG_S = 0.05
+# Shorter ones are repeated at least twice, the first time memory is new, and then so long or so
+# often; the least time counts, for others run beside us.
+REPEATED_S, LEAST_REPEATS, MOST_REPEATS = 0.01, 2, 5
+# Seeds of the pass that tells what one more costs: so many that they outweigh what a pass costs
+# whatever its size.
+SEVERAL_BYTES, FEWEST, MOST = 2**20, 4, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +83,11 @@ def probe(passes: Passes, mode: str) -> Probe:
     if first_s < LONG_S:
         first_s = next_s = _least_seconds(passes, rung.method, mode, vector[None])
         if rung.method != METHODS[False]:
-            several = vector[None].expand(SEVERAL, -1)
+            size = max(vector.numel(), product.numel()) * vector.element_size()
+            count = max(FEWEST, min(MOST, SEVERAL_BYTES // max(size, 1)))
+            several = vector[None].repeat(count, 1)
             next_s = _least_seconds(passes, rung.method, mode, several) - first_s
-            next_s = max(next_s, 0.0) / (SEVERAL - 1)
+            next_s = max(next_s, 0.0) / (count - 1)
     return Probe(mode, rung.method, vector, product[0].detach(), first_s, next_s, refusals)
 
 
@@ -108,17 +111,16 @@ def run(passes: Passes, mode: str, method: str, seeds: Tensor) -> Tensor:
 def _least_seconds(passes: Passes, method: str, mode: str, seeds: Tensor) -> float:
     """Time of one evaluation as a plan makes it, the tape included; short ones are repeated."""
     again = passes.signature._replace(call=passes.signature.recall)
-    least_s, spent_s = inf, 0.0
-    while spent_s < REPEATED_S and spent_s < MOST_REPEATS * least_s:
+    times: list[float] = []
+    while len(times) < LEAST_REPEATS or (sum(times) < REPEATED_S and len(times) < MOST_REPEATS):
         fresh = replace(passes, signature=again, tape=None, value=None)
         with passes.state.replayed():
             _wait(seeds)
             began = perf_counter()
             run(fresh, mode, method, seeds)
             _wait(seeds)
-            took_s = perf_counter() - began
-        least_s, spent_s = min(least_s, took_s), spent_s + took_s
-    return least_s
+            times.append(perf_counter() - began)
+    return min(times)
 
 
 def _wait(tensor: Tensor) -> None:
