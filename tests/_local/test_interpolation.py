@@ -69,8 +69,9 @@ def test_long_axes() -> None:
     rows, columns = found.nonzero()
     near = (rows + 0.5) / 3 - 0.5
     assert (abs(columns - near) < 1).all()
-    assert (found.sum(1)[2:-2] >= 1).all()
-    assert found.sum() == 2 * 3000 - 1000 - 2 or found.sum() >= 4998
+    # Every third lies on an element, or so close to it that rounding decides.
+    assert set(found.sum(1)) == {1, 2}
+    assert (found.sum(1).reshape(-1, 3)[1:-1, [0, 2]] == 2).all()
 
 
 def test_composition_with_shared_sets() -> None:

@@ -49,6 +49,11 @@ def test_margins_mix_the_classes_of_a_sample(reduction: str) -> None:
     assert alone["vjp"].all()
 
 
+def test_a_single_class_has_no_margin() -> None:
+    found = patterns(lambda x: F.multi_margin_loss(x, torch.tensor([0, 0])), point(2, 1))
+    assert not found["vjp"].any()
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize(
     "loss",

@@ -19,6 +19,7 @@ from torchjac._local.rules import (
     reductions,
     segments,
     solves,
+    sparse,
     writing,
 )
 
@@ -40,6 +41,7 @@ FAMILIES = (
     reductions,
     segments,
     solves,
+    sparse,
     writing,
 )
 

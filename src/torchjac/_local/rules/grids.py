@@ -94,8 +94,9 @@ def _entries(call: Call) -> tuple[Tensor, Tensor] | None:
         number = number * length + index
     number, inside = torch.broadcast_tensors(number, inside)
     point = torch.arange(shape[0] * points).reshape(shape[0], points, *(1,) * len(space))
-    pairs = torch.stack([point.expand_as(number)[inside], number[inside]]).unique(dim=1)
-    return pairs[0], pairs[1]
+    elements = max(shape[0] * prod(space), 1)
+    pairs = (point.expand_as(number)[inside] * elements + number[inside]).unique()
+    return pairs // elements, pairs % elements
 
 
 def _near(call: Call, point: Tensor, length: int) -> Tensor:

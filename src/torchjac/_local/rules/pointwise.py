@@ -85,7 +85,6 @@ def pointwise(call: Call) -> Terms:
     aten._to_sparse,
     aten.clone,
     aten.contiguous,
-    aten.sparse_mask,
     aten.to,
     prims.convert_element_type,
 )
