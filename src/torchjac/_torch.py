@@ -30,6 +30,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "NO_BATCHING_RULE",
+    "BatchingRulesOnly",
     "GraphSurvey",
     "TorchDispatchMode",
     "batched",
@@ -224,6 +226,26 @@ def batched(
     finally:
         _functorch._vmap_decrement_nesting()
         _functorch._set_vmap_fallback_warning_enabled(True)
+
+
+class BatchingRulesOnly:
+    """A block in which an op without a batching rule is an error, not run one by one.
+
+    The switch is one for all threads: another thread's `vmap` of such an op fails meanwhile.
+    """
+
+    def __enter__(self) -> None:
+        """Switch off what would run ops one by one."""
+        self._before = _functorch._is_vmap_fallback_enabled()
+        _functorch._set_vmap_fallback_enabled(False)
+
+    def __exit__(self, *raised: Any) -> None:
+        """Leave the switch as it was."""
+        _functorch._set_vmap_fallback_enabled(self._before)
+
+
+# What PyTorch says of an op without a batching rule in such a block.
+NO_BATCHING_RULE = "hit the vmap fallback"
 
 
 def forward_grad_is_enabled() -> bool:

@@ -142,8 +142,7 @@ UNBATCHED = {
     "writes in place": WritesInPlace.apply,
     "branches on data": SkipsZeros.apply,
 }
-# What the reason must name, so that the user knows where to look. An op without a batching rule
-# gives none: vmap itself runs it one by one.
+# What the reason must name, so that the user knows where to look.
 REASONS = {
     "reads a value": r"\.item\(\)",
     "uses numpy": "data pointer",
@@ -242,6 +241,60 @@ class TestNoBatchingRule:
         torch.testing.assert_close(result, expected)
         assert (run.mode, run.method) == ("reverse-mode", "replicated batch")
         assert run.refusals[0].method == "reverse-mode/vmap"
+
+    @every_dtype
+    @pytest.mark.parametrize("options", [{}, {"chunk_size": 2}, {"vectorize": True}], ids=str)
+    def test_an_op_that_vmap_runs_one_by_one_is_reported(self, options, dtype):
+        x, weight = point(dtype), tall_weight(dtype)[:4]
+
+        result, run, caught = observed(
+            lambda: torchjac.jacobian(lambda x: weight @ square(x), x, **options)
+        )
+
+        torch.testing.assert_close(result, weight * (2 * x))
+        assert (run.mode, run.method) == ("reverse-mode", "vmap, some ops one by one")
+        assert [refusal.method for refusal in run.refusals] == ["reverse-mode/vmap"]
+        assert "square_backward" in run.refusals[0].reason
+        ((kind, message),) = caught
+        assert kind is FallbackWarning
+        assert message.startswith("jacobian: computed by reverse-mode/vmap, some ops one by one")
+
+    @every_dtype
+    def test_samples_of_such_an_op_come_from_a_replicated_batch(self, dtype):
+        batch = torch.linspace(-1, 1, 12, dtype=dtype).reshape(4, 3)
+
+        result, run, _ = observed(lambda: torchjac.batch_jacobian(square, batch))
+
+        torch.testing.assert_close(result, torch.diag_embed(2 * batch))
+        assert run.method == "replicated batch"
+
+    def test_samples_that_cannot_be_replicated_are_batched_but_for_such_an_op(self):
+        batch = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+
+        result, run, _ = observed(
+            lambda: torchjac.batch_jacobian(lambda x: square(x) * torch.ones(4, 1), batch)
+        )
+
+        torch.testing.assert_close(result, torch.diag_embed(2 * batch))
+        assert run.method == "vmap, some ops one by one"
+        assert [refusal.method for refusal in run.refusals] == [
+            "reverse-mode/vmap",
+            "reverse-mode/replicated batch",
+        ]
+
+    def test_rows_of_such_an_op_already_computed(self):
+        x = point().requires_grad_()
+        output = square(x).sin()
+
+        _, run, _ = observed(lambda: torchjac.jacobian_of(output, x))
+
+        assert run.method == "vmap, some ops one by one"
+
+    def test_a_diagonal_of_such_an_op_is_warned_of(self):
+        with pytest.warns(FallbackWarning, match="reverse-mode/vmap, some ops one by one"):
+            result = torchjac.diagonal(square, point())
+
+        torch.testing.assert_close(result, 2 * point())
 
     @every_dtype
     @pytest.mark.parametrize("options", [{}, {"chunk_size": 2}, {"vectorize": False}], ids=str)

@@ -5,7 +5,9 @@ import warnings
 import pytest
 import torch
 
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac import _torch
+from torchjac._evaluate import ladder
+from torchjac._evaluate.ladder import LOOP, PARTLY, VMAP, Rung, batchings, climb_down
 from torchjac.errors import (
     ChangedShapeError,
     MemoryBudgetError,
@@ -127,3 +129,61 @@ class TestErrors:
             warnings.simplefilter("error")
             with pytest.raises(MemoryBudgetWarning, match="one seed"):
                 climb_down([Rung("a", "b", attempt), Rung("a", "c", unreachable)])
+
+    @pytest.mark.parametrize("mistake", ["None.shape", "len(1)", "[][0]", "{}['a']", "never"])
+    def test_a_mistake_of_our_own_is_not_taken_for_a_refusal(self, mistake):
+        with pytest.raises((AttributeError, TypeError, LookupError, NameError)):
+            climb_down([raising_in(ladder, mistake), Rung("a", "c", unreachable)])
+
+    @pytest.mark.parametrize("place", [pytest, _torch], ids=["elsewhere", "adapter"])
+    @pytest.mark.parametrize("mistake", ["None.shape", "len(1)", "[][0]"])
+    def test_the_same_from_elsewhere_is_a_refusal(self, mistake, place):
+        rungs = [raising_in(place, mistake), Rung("a", "c", lambda: "answer")]
+
+        assert climb_down(rungs)[1] == "answer"
+
+
+def raising_in(module, expression):
+    code = compile(expression, module.__file__, "eval")
+    return Rung("a", "b", lambda: eval(code))
+
+
+class TestBatchings:
+    """Which ways there are to run seeds."""
+
+    @pytest.mark.parametrize(
+        ("stackings", "methods"),
+        [((True, False), [VMAP, PARTLY, LOOP]), ((True,), [VMAP, PARTLY]), ((False,), [LOOP])],
+    )
+    def test_ways_in_order(self, stackings, methods):
+        rungs = batchings("reverse-mode", stackings, lambda stacked: stacked)
+
+        assert [rung.method for rung in rungs] == methods
+        assert [rung.attempt() for rung in rungs] == [method != LOOP for method in methods]
+
+    def test_one_by_one_only_where_a_batching_rule_is_missing(self):
+        tried = []
+
+        def compute(stacked):
+            tried.append(stacked)
+            raise RuntimeError("something else")
+
+        with pytest.raises(RuntimeError, match="something else"):
+            climb_down(batchings("reverse-mode", (True, False), compute))
+        assert tried == [True, False]
+
+    def test_the_error_of_the_last_rung_that_may_be_tried_is_the_users(self):
+        def compute(stacked):
+            raise RuntimeError("something else")
+
+        with pytest.raises(RuntimeError, match="something else"):
+            climb_down(batchings("reverse-mode", (True,), compute))
+
+    def test_the_switch_of_pytorch_is_as_it_was(self):
+        def compute(stacked):
+            raise RuntimeError("hit the vmap fallback")
+
+        before = _torch._functorch._is_vmap_fallback_enabled()
+        with pytest.raises(RuntimeError):
+            climb_down(batchings("reverse-mode", (True,), compute))
+        assert _torch._functorch._is_vmap_fallback_enabled() == before

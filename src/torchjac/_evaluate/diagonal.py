@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchjac._evaluate.blocks import apply_seeds
 from torchjac._evaluate.differentiate import evaluate, explain_refusals
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.ladder import batchings, climb_down
 from torchjac._evaluate.memory import Budget, bound_of_seed, is_negligible
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
@@ -105,15 +105,12 @@ def best_rung(
     small = not outside or is_negligible(seeds, bound, 0)
     graph = options.create_graph or not outside
 
-    def rung(stacked: bool) -> Rung[list[Tensor | None]]:
-        def attempt() -> list[Tensor | None]:
-            budget = Budget(api, options.memory, options.chunk_size)
-            device = tape.inputs[0].device
-            return compute(Chunks(budget, 0, small, device, Progress(shown=False)), stacked, graph)
+    def attempt(stacked: bool) -> list[Tensor | None]:
+        budget = Budget(api, options.memory, options.chunk_size)
+        device = tape.inputs[0].device
+        return compute(Chunks(budget, 0, small, device, Progress(shown=False)), stacked, graph)
 
-        return Rung("reverse-mode", "vmap" if stacked else "loop", attempt)
-
-    used, result, refusals = climb_down([rung(stacked) for stacked in options.stackings])
+    used, result, refusals = climb_down(batchings("reverse-mode", options.stackings, attempt))
     if refusals:
         warn(explain_refusals(api, used, refusals), FallbackWarning)
     return result

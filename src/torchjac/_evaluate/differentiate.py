@@ -32,7 +32,7 @@ from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.storage import in_place, is_part, misses_memory, reads_memory
 from torchjac._inputs.warn import warn
-from torchjac._torch import has_numbers, inside_transform
+from torchjac._torch import BatchingRulesOnly, has_numbers, inside_transform
 from torchjac.errors import (
     ChangedFunctionError,
     DisagreementWarning,
@@ -219,7 +219,8 @@ def try_at_once(tape: Linearized, *, create_graph: bool) -> Blocks | None:
     if is_listened_to():
         return None
     try:
-        return reverse_at_once(tape, create_graph=create_graph)
+        with BatchingRulesOnly():
+            return reverse_at_once(tape, create_graph=create_graph)
     except Exception:  # the ladder tries again, and says what PyTorch said
         return None
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.differentiate import evaluation, explain_refusals, filled, try_at_once
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.ladder import LOOP, batchings, climb_down
 from torchjac._evaluate.memory import Budget, bound_of_seed, is_negligible, result_bytes
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
@@ -14,7 +14,6 @@ from torchjac._evaluate.strict import check_dependence
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.tape import Linearized, outside_inference_mode
 from torchjac._evaluate.witness import testify
-from torchjac._evaluate.work import METHODS
 from torchjac._inputs.warn import warn
 from torchjac.errors import ArgumentError, FallbackWarning, IndependenceWarning
 
@@ -72,25 +71,21 @@ def _blocks(api: str, tape: Linearized, options: Options) -> Blocks:
             return blocks
     accounts: list[Chunks] = []
 
-    def rung(stacked: bool) -> Rung[Blocks]:
-        def attempt() -> Blocks:
-            budget = Budget(api, options.memory, options.chunk_size if stacked else 1)
-            accounts.append(Chunks(budget, size, small, leaves[0].device, progress))
-            graph = options.create_graph
-            return reverse(tape, accounts[-1], stacked=stacked, create_graph=graph)
-
-        return Rung("reverse-mode", METHODS[stacked], attempt)
+    def compute(stacked: bool) -> Blocks:
+        budget = Budget(api, options.memory, options.chunk_size if stacked else 1)
+        accounts.append(Chunks(budget, size, small, leaves[0].device, progress))
+        return reverse(tape, accounts[-1], stacked=stacked, create_graph=options.create_graph)
 
     witness = testify(tape) if custom else None
     with Progress(shown=options.progress, label=api) as progress:
-        used, blocks, refusals = climb_down([rung(stacked) for stacked in options.stackings])
+        used, blocks, refusals = climb_down(batchings("reverse-mode", options.stackings, compute))
     if refusals and not options.quiet:
         warn(explain_refusals(api, used, refusals), FallbackWarning)
     if is_listened_to():
         publish(
             evaluation(api, used, "there is no function to call", seeds, accounts[-1]), refusals
         )
-    if witness is not None and used.method == METHODS[True] and not witness.agrees(blocks):
-        single = rung(False).attempt()  # a user's backward pass may be another one in a batch
+    if witness is not None and used.method != LOOP and not witness.agrees(blocks):
+        single = compute(False)  # a user's backward pass may be another one in a batch
         return single if witness.agrees(single) else blocks
     return blocks

@@ -4,25 +4,43 @@ Every way gives the same numbers. What was tried and what PyTorch said is kept, 
 `torchjac.record`, and warned of where the way that is left is a slow one.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from torchjac._evaluate.memory import is_out_of_memory
 from torchjac._evaluate.report import Refusal
+from torchjac._torch import NO_BATCHING_RULE, BatchingRulesOnly
 from torchjac.errors import ChangedFunctionError, MemoryBudgetError
 
 Result = TypeVar("Result")
+VMAP, PARTLY, LOOP = "vmap", "vmap, some ops one by one", "loop"
 REASON_LENGTH = 160
+# What a mistake in a program raises, and PyTorch where it cannot do something. Where the adapter
+# calls PyTorch the last line is ours all the same.
+_MISTAKES = (AssertionError, AttributeError, LookupError, TypeError)
+_PACKAGE = Path(__file__).parents[1]
+_ADAPTER = _PACKAGE / "_torch.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Rung(Generic[Result]):
-    """One way to compute: the mode, the method, and the computation."""
+    """One way to compute.
+
+    Attributes:
+        mode: "reverse-mode", "forward-mode" or "double-backward".
+        method: How seeds are run, "vmap" say.
+        attempt: The computation.
+        after: Part of the reason that a rung above must have given, empty for any: another
+            would keep this one from working as well.
+    """
 
     mode: str
     method: str
     attempt: Callable[[], Result]
+    after: str = ""
 
     @property
     def name(self) -> str:
@@ -44,10 +62,13 @@ def climb_down(
     Raises:
         MemoryBudgetError: At once: no other way would mend it.
         ChangedFunctionError: At once, likewise.
-        Exception: What the last rung raised, if none holds; at once if memory ran out.
+        Exception: What the last rung raised, if none holds; at once if memory ran out, or if it
+            is a mistake of torchjac's own.
     """
     refusals: list[Refusal] = []
-    for rung in rungs[:-1]:
+    left = list(rungs)
+    while True:
+        rung = left.pop(0)
         try:
             return rung, rung.attempt(), tuple(refusals)
         except (MemoryBudgetError, ChangedFunctionError):
@@ -55,8 +76,47 @@ def climb_down(
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, Warning | NameError):
                 raise
+            if isinstance(error, _MISTAKES) and _is_our_own(error):
+                raise
             refusals.append(Refusal(rung.name, _first_line(error)))
-    return rungs[-1], rungs[-1].attempt(), tuple(refusals)
+            left = [r for r in left if any([r.after in refusal.reason for refusal in refusals])]
+            if not left:
+                raise
+
+
+def batchings(
+    mode: str, stackings: Sequence[bool], compute: Callable[[bool], Result]
+) -> list[Rung[Result]]:
+    """Ways to run seeds: together, with some ops one by one, one after the other.
+
+    Args:
+        mode: The mode.
+        stackings: Whether to batch, in the order to try.
+        compute: The computation, told whether to batch.
+
+    Returns:
+        A rung each.
+    """
+
+    def by_rules() -> Result:
+        with BatchingRulesOnly():
+            return compute(True)
+
+    rungs: list[Rung[Result]] = []
+    for stacked in stackings:
+        if stacked:
+            rungs.append(Rung(mode, VMAP, by_rules))
+            rungs.append(Rung(mode, PARTLY, lambda: compute(True), NO_BATCHING_RULE))
+        else:
+            rungs.append(Rung(mode, LOOP, lambda: compute(False)))
+    return rungs
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Whether `error` was raised by a line of torchjac, not by what it called."""
+    steps = traceback.extract_tb(error.__traceback__)
+    last = Path(steps[-1].filename) if steps else _ADAPTER
+    return last.is_relative_to(_PACKAGE) and last != _ADAPTER
 
 
 def _first_line(error: Exception) -> str:

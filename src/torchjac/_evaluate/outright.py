@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.forward import forward, replaying
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.ladder import VMAP, Rung, batchings, climb_down
 from torchjac._evaluate.memory import Budget, result_bytes
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.randomness import random_state
@@ -61,17 +61,14 @@ def forward_outright(
     flat = replaying(api, copying, outputs, state, nullcontext(), copies=False)
     size = result_bytes(outputs, leaves)
 
-    def rung(stacked: bool) -> Rung[Sequence[Sequence[Tensor]]]:
-        def attempt() -> Sequence[Sequence[Tensor]]:
-            progress = Progress(shown=False)
-            chunks = Chunks(Budget(api), size, not outside, leaves[0].device, progress)
-            blocks = forward(flat, leaves, outputs, chunks, stacked=stacked, create_graph=True)
-            return _filled(blocks, outputs, leaves)
+    def compute(stacked: bool) -> Sequence[Sequence[Tensor]]:
+        progress = Progress(shown=False)
+        chunks = Chunks(Budget(api), size, not outside, leaves[0].device, progress)
+        blocks = forward(flat, leaves, outputs, chunks, stacked=stacked, create_graph=True)
+        return _filled(blocks, outputs, leaves)
 
-        return Rung("forward-mode", "vmap" if stacked else "loop", attempt)
-
-    rungs = [rung(True), rung(False), Rung("reverse-mode", "vmap", otherwise)]
-    return climb_down(rungs)[1]
+    rungs = batchings("forward-mode", (True, False), compute)
+    return climb_down([*rungs, Rung("reverse-mode", VMAP, otherwise)])[1]
 
 
 def _at_once(evaluate: Evaluate, leaves: Sequence[Tensor]) -> list[list[Tensor]] | None:

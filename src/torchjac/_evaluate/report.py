@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         api: The public function that was called.
         mode: "reverse-mode", "forward-mode" or "double-backward".
-        method: "vmap", "replicated batch" or "loop".
+        method: "vmap", "replicated batch", "vmap, some ops one by one", "loop" or the like.
         why: Why this mode.
         seeds: Rows or columns that were needed.
         passes: Passes that computed them.

@@ -26,7 +26,7 @@ from torchjac._evaluate.tape import Tape, outside_inference_mode
 from torchjac._evaluate.witness import samples_at_once, testify
 from torchjac._evaluate.work import Work
 from torchjac._inputs.signature import Signature
-from torchjac._torch import inside_transform
+from torchjac._torch import BatchingRulesOnly, inside_transform
 from torchjac.errors import ArgumentError, ShapeError
 
 
@@ -103,7 +103,8 @@ def _compute(work: Work, choice: Choice, batch: BatchDims, func: Callable[..., A
 def _at_once(tape: Tape, batch: BatchDims, *, create_graph: bool) -> Blocks | None:
     """Blocks of a small problem, or None where PyTorch cannot batch or samples seem to mix."""
     try:
-        blocks, witness = samples_at_once(tape, batch, create_graph=create_graph)
+        with BatchingRulesOnly():
+            blocks, witness = samples_at_once(tape, batch, create_graph=create_graph)
     except Exception:  # the ladder tries again, and says what PyTorch said
         return None
     return blocks if witness.agrees(blocks, batch) else None

@@ -5,7 +5,7 @@ import torch
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.choose import choose
 from torchjac._evaluate.forward import forward, replaying
-from torchjac._evaluate.ladder import Rung, climb_down
+from torchjac._evaluate.ladder import batchings, climb_down
 from torchjac._evaluate.memory import Budget
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
@@ -45,13 +45,12 @@ def differentiate_in_transform(signature: Signature, options: Options) -> tuple[
         tape = record_in_transform(signature.evaluate, signature.leaves)
     mode = choose(options.strategy, 1, 1).mode
 
-    def rung(stacked: bool) -> Rung[Blocks]:
-        method = "vmap" if stacked else "loop"
+    def compute(stacked: bool) -> Blocks:
         if mode == "reverse-mode":
-            return Rung(mode, method, lambda: _rows(signature, tape, options, stacked))
-        return Rung(mode, method, lambda: _columns(signature, tape, options, state, stacked))
+            return _rows(signature, tape, options, stacked)
+        return _columns(signature, tape, options, state, stacked)
 
-    _, blocks, _ = climb_down([rung(stacked) for stacked in options.stackings])
+    _, blocks, _ = climb_down(batchings(mode, options.stackings, compute))
     return tape.outputs, blocks
 
 

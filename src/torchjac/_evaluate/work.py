@@ -1,13 +1,13 @@
 """What is known once the function was recorded, and the ways from there to a Jacobian."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
 from torchjac._evaluate.blocks import Blocks
 from torchjac._evaluate.double_backward import double_backward
 from torchjac._evaluate.forward import forward, replaying
-from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.ladder import LOOP, VMAP, Rung, batchings
 from torchjac._evaluate.memory import (
     FORWARD_PASS_BYTES,
     REVERSE_PASS_BYTES,
@@ -28,7 +28,8 @@ from torchjac._evaluate.witness import close, testify
 from torchjac._inputs.signature import Signature
 from torchjac.errors import ChangedShapeError
 
-METHODS = {True: "vmap", False: "loop"}
+METHODS = {True: VMAP, False: LOOP}
+MATH = "vmap, math attention"
 
 
 @dataclass(slots=True)
@@ -60,30 +61,30 @@ class Work:
     def rungs(self, mode: str) -> list[Rung[Blocks]]:
         """Ways to compute, fastest first."""
         if mode == "reverse-mode":
-            return list(self._reverse_rungs())
-        return [*self._forward_rungs(), *self._double_rungs(), *self._reverse_rungs()]
+            return self._reverse_rungs()
+        double = batchings("double-backward", self.options.stackings, self._double)
+        return [*self._forward_rungs(), *double, *self._reverse_rungs()]
 
-    def _reverse_rungs(self) -> Iterator[Rung[Blocks]]:
-        for stacked in self.options.stackings:
-            yield Rung("reverse-mode", METHODS[stacked], lambda s=stacked: self._reverse(s))
-            if stacked and self._uses_fused_attention():
-                yield Rung(
-                    "reverse-mode", "vmap, math attention", lambda: self._reverse(True, True)
-                )
-            if stacked and self.batch is not None and not self.state.was_used():
-                yield Rung("reverse-mode", "replicated batch", self._replicated)
+    def _reverse_rungs(self) -> list[Rung[Blocks]]:
+        between: list[Rung[Blocks]] = []
+        if self._uses_fused_attention():
+            between.append(Rung("reverse-mode", MATH, lambda: self._reverse(True, True)))
+        if self.batch is not None and not self.state.was_used():
+            between.append(Rung("reverse-mode", "replicated batch", self._replicated))
+        return self._with("reverse-mode", self._reverse, between)
 
-    def _forward_rungs(self) -> Iterator[Rung[Blocks]]:
-        for stacked in self.options.stackings:
-            yield Rung("forward-mode", METHODS[stacked], lambda s=stacked: self._forward(s))
-            if stacked and self._uses_fused_attention():
-                yield Rung(
-                    "forward-mode", "vmap, math attention", lambda: self._forward(True, True)
-                )
+    def _forward_rungs(self) -> list[Rung[Blocks]]:
+        between: list[Rung[Blocks]] = []
+        if self._uses_fused_attention():
+            between.append(Rung("forward-mode", MATH, lambda: self._forward(True, True)))
+        return self._with("forward-mode", self._forward, between)
 
-    def _double_rungs(self) -> Iterator[Rung[Blocks]]:
-        for stacked in self.options.stackings:
-            yield Rung("double-backward", METHODS[stacked], lambda s=stacked: self._double(s))
+    def _with(
+        self, mode: str, compute: Callable[[bool], Blocks], between: list[Rung[Blocks]]
+    ) -> list[Rung[Blocks]]:
+        """Batchings of a mode, with other ways to batch after the first."""
+        rungs = batchings(mode, self.options.stackings, compute)
+        return [rungs[0], *between, *rungs[1:]] if rungs[0].method == VMAP else rungs
 
     def _uses_fused_attention(self) -> bool:
         return uses_fused_attention(self.tape.survey().node_names)
