@@ -20,10 +20,11 @@ from torchjac._evaluate.work import METHODS
 from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
-# A product that takes longer than this is not repeated: nothing but its size matters.
-LONG_S = 0.05
-# Shorter ones are repeated at least twice, the first time memory is new, and then so long or so
-# often; the least time counts, for others run beside us.
+# Where a product takes longer than this, a pass costs nothing beside its seeds; beyond the second
+# limit it is not even repeated.
+LONG_S, VERY_LONG_S = 0.01, 0.25
+# Times are taken at least twice, for at first memory is new, and then so long or so often; the
+# least counts, for others run beside us.
 REPEATED_S, LEAST_REPEATS, MOST_REPEATS = 0.01, 2, 5
 # Seeds of the pass that tells what one more costs: so many that they outweigh what a pass costs
 # whatever its size.
@@ -80,9 +81,9 @@ def probe(passes: Passes, mode: str) -> Probe:
     began = perf_counter()
     rung, product, refusals = climb_down(passes.rungs(mode, take))
     first_s = next_s = perf_counter() - began
-    if first_s < LONG_S:
+    if first_s < VERY_LONG_S:
         first_s = next_s = _least_seconds(passes, rung.method, mode, vector[None])
-        if rung.method != METHODS[False]:
+        if first_s < LONG_S and rung.method != METHODS[False]:
             size = max(vector.numel(), product.numel()) * vector.element_size()
             count = max(FEWEST, min(MOST, SEVERAL_BYTES // max(size, 1)))
             several = vector[None].repeat(count, 1)
