@@ -1,13 +1,29 @@
-"""Sparse tensors: what is kept of a dense one, and products reduced otherwise than by a sum."""
+"""Sparse tensors, read as the dense ones that they stand for.
+
+Where the entries of a sparse tensor lie is known if its indices depend on no input, even where its
+values do.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchjac._local.algebra import Contract, Scale, Term
+from torchjac._linearize.program import Ref
+from torchjac._local.algebra import Contract, Deposit, Move, Scale, Term
 from torchjac._local.call import Call
 from torchjac._local.registry import Terms, rule
 
 aten = torch.ops.aten
+
+
+@rule(aten._coalesce, aten._to_dense, aten._to_sparse, aten.coalesce)
+def same_elements(call: Call) -> Terms:
+    """The same elements in another layout.
+
+    _to_dense(t)  ->  t
+    """
+    return [Term(ref) for ref in call.tangents()]
 
 
 @rule(aten.sparse_mask, aten._sparse_mask_projection)
@@ -16,10 +32,37 @@ def sparse_mask(call: Call) -> Terms:
 
     sparse_mask(t, mask)  ->  t: Scale(entries of mask)
     """
-    source, mask = call["self"], call.constant(call["mask"])
+    source = call["self"]
     if list(call.tangents()) != [source]:
         return NotImplemented
-    return [Term(source, [Scale(call.out_shape(), None if mask is None else _entries(mask))])]
+    return [Term(source, [_where_entries_lie(call, call["mask"])])]
+
+
+@rule(aten._values, aten.values)
+def values(call: Call) -> Terms:
+    """The entries of a sparse tensor.
+
+    values(t)  ->  t: Move(index), with the indices of t
+    """
+    (source,) = call.tangents()
+    found = _skeleton(call, source)
+    if found is None:
+        return NotImplemented
+    places = tuple(_places(found))
+    return [Term(source, [Move(lambda t: t[places])])]
+
+
+@rule(aten._sparse_coo_tensor_with_dims_and_tensors, aten.sparse_compressed_tensor)
+def from_values(call: Call) -> Terms:
+    """The sparse tensor that has given entries.
+
+    _sparse_coo_tensor_with_dims_and_tensors(..., index, t)  ->  t: Deposit(index)
+    """
+    source, found = call["values"], _skeleton(call, Ref(_first(call.node.outputs)))
+    if list(call.tangents()) != [source] or found is None:
+        return NotImplemented
+    places = tuple(_places(found))
+    return [Term(source, [Deposit(lambda t: t[places], call.out_shape())])]
 
 
 @rule(aten._sparse_mm_reduce_impl_backward)
@@ -32,15 +75,77 @@ def reduced_product_backward(call: Call) -> dict[int, Terms]:
     matrix, grad, weight = call["self"], call["grad_out"], call["weight"]
     if list(call.tangents()) != [grad]:
         return NotImplemented
-    known, shape = call.constant(matrix), call.shape(matrix)
     outer = Contract("ik,jk->ij", weight, call.shape(weight), call.constant(weight))
-    kept = Scale(shape, None if known is None else _entries(known))
-    inner = Contract("ik,ij->jk", matrix, shape, known)
-    return {0: [Term(grad, [outer, kept])], 1: [Term(grad, [inner])]}
+    inner = Contract("ik,ij->jk", matrix, call.shape(matrix), call.constant(matrix))
+    kept = [outer, _where_entries_lie(call, matrix)]
+    return {0: [Term(grad, kept)], 1: [Term(grad, [inner])]}
 
 
-def _entries(matrix: Tensor) -> Tensor:
-    """Ones where a sparse tensor has entries, be they zero."""
-    found = matrix.to_sparse_coo().coalesce()
-    ones = torch.ones_like(found.values())
-    return torch.sparse_coo_tensor(found.indices(), ones, found.shape).to_dense()
+def _where_entries_lie(call: Call, ref: Ref) -> Scale:
+    shape, found = call.shape(ref), _skeleton(call, ref)
+    if found is None:
+        return Scale(shape)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[tuple(_places(found))] = True
+    return Scale(shape, mask)
+
+
+def _places(sparse: Tensor) -> Tensor:
+    """Where the entries of a sparse tensor lie, in the order of its values."""
+    if sparse.layout is not torch.sparse_coo:
+        sparse = sparse.to_sparse_coo()
+    return aten._indices(sparse).cpu()
+
+
+def _skeleton(call: Call, ref: Ref) -> Tensor | None:
+    """A sparse tensor with the entries of another, in the same order, whatever their values.
+
+    None if it is not known where they lie.
+    """
+    known = call.constant(ref)
+    if known is not None:
+        return known if known.layout in (torch.sparse_coo, torch.sparse_csr) else None
+    made = _maker(call, ref)
+    if made is None:
+        return None
+    packet = made.node.op.overloadpacket
+    if packet in (aten.sparse_mask, aten._sparse_mask_projection):
+        return _skeleton(call, made["mask"])
+    if packet in (aten._coalesce, aten.coalesce):
+        found = _skeleton(call, made["self"])
+        return None if found is None else found.coalesce()
+    if packet is aten._sparse_coo_tensor_with_dims_and_tensors:
+        index = _index(call, made["indices"])
+        if index is None:
+            return None
+        entries = torch.zeros(call.shape(made["values"]))
+        return torch.sparse_coo_tensor(index.cpu(), entries, made["size"])
+    if packet is aten.sparse_compressed_tensor and made["layout"] is torch.sparse_csr:
+        starts, columns = call.index(made["compressed_indices"]), call.index(made["plain_indices"])
+        if starts is None or columns is None:
+            return None
+        entries = torch.zeros(call.shape(made["values"]))
+        return torch.sparse_csr_tensor(starts.cpu(), columns.cpu(), entries, made["size"])
+    return None
+
+
+def _index(call: Call, ref: Ref) -> Tensor | None:
+    """Numbers of an index, also of one that was taken out of a sparse tensor."""
+    known, made = call.index(ref), _maker(call, ref)
+    if known is not None or made is None:
+        return known
+    if made.node.op.overloadpacket not in (aten.indices, aten._indices):
+        return None
+    found = _skeleton(call, made["self"])
+    return None if found is None else _places(found)
+
+
+def _maker(call: Call, ref: Ref) -> Call | None:
+    node = call.program.makers.get(ref.number)
+    if node is None or not hasattr(node.op, "overloadpacket"):
+        return None
+    return Call(node, call.program, call.is_local)
+
+
+def _first(outputs: Any) -> int:
+    return outputs[0]
