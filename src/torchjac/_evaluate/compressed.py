@@ -19,19 +19,18 @@ from torch import Tensor
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
 from torchjac._evaluate.blocks import Product, apply_seeds
 from torchjac._evaluate.forward import replaying
-from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.ladder import LOOP, VMAP, Rung, batchings
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.randomness import RandomState, random_state
 from torchjac._evaluate.sweep import Chunks, sweep
 from torchjac._evaluate.tape import Tape, grad_recorded, record
 from torchjac._evaluate.watch import Watch
-from torchjac._evaluate.work import METHODS
+from torchjac._evaluate.work import MATH, METHODS
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._torch import batched, push_forward
 
 # seeds(start, stop) -> (stop - start, size) over all elements of what is seeded, in order
 Seeds = Callable[[int, int], Tensor]
-MATH = "vmap, math attention"
 
 
 def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -137,7 +136,7 @@ class Passes:
         """
         signature = with_math_attention(self.signature) if method == MATH else self.signature
         leaves = [_plain(leaf) for leaf in signature.leaves]
-        stacked = method != METHODS[False]
+        stacked = method != LOOP
 
         def evaluate(copies: list[Tensor]) -> Sequence[Tensor]:
             return signature.replay(copies).tensors
@@ -170,7 +169,7 @@ class Passes:
         """
         tape = self._tape_for(method)
         outputs = tape.outputs.tensors
-        stacked, graph = method != METHODS[False], self.options.create_graph
+        stacked, graph = method != LOOP, self.options.create_graph
 
         def product(cotangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
             which = range(len(outputs))
@@ -207,10 +206,11 @@ class Passes:
         Returns:
             The rungs of a ladder.
         """
-        methods = [METHODS[stacked] for stacked in self.options.stackings]
-        if self.tape is not None and uses_fused_attention(self.tape.survey().node_names):
-            methods[:1] = [methods[0], MATH] if methods[0] == METHODS[True] else methods[:1]
-        return [Rung(mode, method, lambda m=method: run(mode, m)) for method in methods]
+        rungs = batchings(mode, self.options.stackings, lambda stacked: run(mode, METHODS[stacked]))
+        fused = self.tape is not None and uses_fused_attention(self.tape.survey().node_names)
+        if fused and rungs[0].method == VMAP:
+            rungs.insert(1, Rung(mode, MATH, lambda: run(mode, MATH)))
+        return rungs
 
 
 def _swept(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.compressed import Passes
-from torchjac._evaluate.work import METHODS
+from torchjac._evaluate.ladder import LOOP
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.apply import Entries, find_suspects
 from torchjac._planner.probe import FORWARD, REVERSE, probe, run
@@ -86,7 +86,7 @@ def _fault_of_row(pattern: SparsityPattern, values: Tensor, passes: Passes, row:
 
     seed = values.detach().new_zeros(1, size)
     seed[0, row] = 1
-    true = run(passes, REVERSE, METHODS[False], seed)[0].detach().to(values)
+    true = run(passes, REVERSE, LOOP, seed)[0].detach().to(values)
     first, last = int(pattern.indptr[row]), int(pattern.indptr[row + 1])
     columns = torch.from_numpy(pattern.indices[first:last]).to(values.device).long()
     ours = torch.zeros_like(true)

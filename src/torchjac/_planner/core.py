@@ -12,8 +12,8 @@ from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.compressed import Passes
 from torchjac._evaluate.constant import still_holds
 from torchjac._evaluate.gradients import gradient_signature
+from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
-from torchjac._evaluate.work import METHODS
 from torchjac._inputs.closure import held_modules
 from torchjac._inputs.signature import Outputs, Signature, Wrt, bind
 from torchjac._inputs.warn import warn
@@ -271,7 +271,7 @@ def _proof(structure: Structure, passes: Passes) -> tuple[str, Tensor, Tensor]:
     if structure.scheme is not None and structure.scheme.sides:
         mode = structure.scheme.sides[0].mode
     vector = random_vector(passes, mode)
-    product = run(passes, mode, METHODS[False], vector[None])[0]
+    product = run(passes, mode, LOOP, vector[None])[0]
     return mode, vector, product
 
 

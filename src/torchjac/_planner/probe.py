@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.compressed import Passes, common_dtype
-from torchjac._evaluate.ladder import climb_down
+from torchjac._evaluate.ladder import LOOP, climb_down
 from torchjac._evaluate.memory import Budget
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Refusal
 from torchjac._evaluate.sweep import Chunks
 from torchjac._evaluate.witness import random_like
-from torchjac._evaluate.work import METHODS
 from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
@@ -83,7 +82,7 @@ def probe(passes: Passes, mode: str) -> Probe:
     first_s = next_s = perf_counter() - began
     if first_s < VERY_LONG_S:
         first_s = next_s = _least_seconds(passes, rung.method, mode, vector[None])
-        if first_s < LONG_S and rung.method != METHODS[False]:
+        if first_s < LONG_S and rung.method != LOOP:
             size = max(vector.numel(), product.numel()) * vector.element_size()
             count = max(FEWEST, min(MOST, SEVERAL_BYTES // max(size, 1)))
             several = vector[None].repeat(count, 1)
