@@ -421,7 +421,7 @@ CASES = {
         lambda: jacobian(drifting(), x2(), strategy=FORWARD),
         errors.ChangedFunctionError,
         (
-            "output 0 of `func` had other values when it was evaluated again",
+            "jacobian: output 0 of `func` had other values when it was evaluated again",
             "random numbers",
             'strategy="reverse-mode"',
         ),

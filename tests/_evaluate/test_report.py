@@ -215,6 +215,56 @@ class TestRecord:
         assert not is_listened_to()
 
 
+class TestEveryCall:
+    """Calls other than `jacobian` are heard too."""
+
+    @pytest.mark.parametrize(
+        ("call", "seeds"),
+        [
+            (torchjac.diagonal, 3),
+            (torchjac.trace, 3),
+            (torchjac.divergence, 3),
+        ],
+        ids=lambda value: getattr(value, "__name__", None),
+    )
+    @pytest.mark.parametrize("chunk_size", [None, 2])
+    def test_diagonals(self, call, seeds, chunk_size):
+        with torchjac.record() as runs:
+            call(torch.sin, torch.ones(3), chunk_size=chunk_size)
+
+        (run,) = runs
+        assert (run.api, run.mode, run.method) == (call.__name__, "reverse-mode", "vmap")
+        assert (run.seeds, run.passes) == (seeds, 1 if chunk_size is None else 2)
+        assert run.result_bytes == 12
+
+    def test_a_diagonal_of_samples_counts_those_of_one(self):
+        with torchjac.record() as runs:
+            torchjac.diagonal(torch.sin, torch.ones(5, 3), batch_dim=0)
+
+        assert [run.seeds for run in runs] == [3]
+
+    def test_a_laplacian_is_heard_once_for_each_component(self):
+        with torchjac.record() as runs:
+            torchjac.laplacian(lambda x: torch.stack([(x**3).sum(), x.prod()]), torch.ones(3))
+
+        assert [(run.api, run.seeds) for run in runs] == [("laplacian", 3)] * 2
+
+    @pytest.mark.parametrize("size", [3, 40])
+    def test_columns_of_the_drop_in(self, size):
+        x = torch.linspace(-1, 1, size)
+        alone = torchjac.functional.jacobian(torch.sin, x, vectorize=True, strategy="forward-mode")
+
+        with torchjac.record() as runs:
+            heard = torchjac.functional.jacobian(
+                torch.sin, x, vectorize=True, strategy="forward-mode"
+            )
+
+        (run,) = runs
+        assert (run.api, run.mode) == ("functional.jacobian", "forward-mode")
+        assert (run.seeds, run.why) == (size, "asked for")
+        assert torch.equal(alone, heard)
+
+
 class TestThreads:
     """Each thread and each task hears itself."""
 

@@ -69,20 +69,18 @@ def trace(
     t = sum_i d func(x)[i] / d x[i]
 
     Args:
-        func: Takes a Tensor of shape S and returns one of shape S.
-        inputs: Where to evaluate, a floating-point Tensor.
-        batch_dim: Axis of independent samples; None: all of `inputs` is one point.
-        create_graph: Make the result differentiable.
-        chunk_size: Rows per pass. None: as many as `memory` allows.
-        memory: As in `jacobian`.
+        func: As in `diagonal`.
+        inputs: As in `diagonal`.
+        batch_dim: As in `diagonal`.
+        create_graph: As in `diagonal`.
+        chunk_size: As in `diagonal`.
+        memory: As in `diagonal`.
 
     Returns:
         A Tensor without axes, or of shape (B,) for B samples.
 
     Raises:
-        ShapeError: The output has another shape, or there is no axis `batch_dim`.
-        MixedSamplesError: The samples are not independent.
-        TorchjacError: As in `jacobian`.
+        TorchjacError: As in `diagonal`.
 
     >>> import torch, torchjac
     >>> torchjac.trace(lambda x: x * x.sum(), torch.tensor([1.0, 2.0]))
@@ -108,18 +106,16 @@ def divergence(
     Args:
         func: The field: takes a Tensor of shape S and returns one of shape S.
         inputs: A point, or with `batch_dim` a batch of points.
-        batch_dim: Axis of independent points; None: all of `inputs` is one point.
-        create_graph: Make the result differentiable.
-        chunk_size: Rows per pass. None: as many as `memory` allows.
-        memory: As in `jacobian`.
+        batch_dim: As in `diagonal`.
+        create_graph: As in `diagonal`.
+        chunk_size: As in `diagonal`.
+        memory: As in `diagonal`.
 
     Returns:
         A Tensor without axes, or of shape (B,) for B points.
 
     Raises:
-        ShapeError: The output has another shape, or there is no axis `batch_dim`.
-        MixedSamplesError: The points are not independent.
-        TorchjacError: As in `jacobian`.
+        TorchjacError: As in `diagonal`.
 
     >>> import torch, torchjac
     >>> torchjac.divergence(lambda x: x**2, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), batch_dim=0)
@@ -147,9 +143,9 @@ def laplacian(
         inputs: A point, or with `batch_dim` a batch of points.
         batch_dim: Axis of independent points, in `inputs` and in the output; None: all of
             `inputs` is one point.
-        create_graph: Make the result differentiable.
+        create_graph: As in `diagonal`.
         chunk_size: Axes per pass. None: as many as `memory` allows.
-        memory: As in `jacobian`.
+        memory: As in `diagonal`.
 
     Returns:
         Shape of the output of `func`.

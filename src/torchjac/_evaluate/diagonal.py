@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import apply_seeds
-from torchjac._evaluate.differentiate import evaluate, explain_refusals
+from torchjac._evaluate.differentiate import evaluate, evaluation, explain_refusals
 from torchjac._evaluate.ladder import batchings, climb_down
 from torchjac._evaluate.memory import Budget, bound_of_seed, is_negligible
 from torchjac._evaluate.mixing import refuse_mixing
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
+from torchjac._evaluate.report import is_listened_to, publish
 from torchjac._evaluate.seeds import BatchDims, basis, seed_count
 from torchjac._evaluate.sweep import Chunks, Pass, sweep
 from torchjac._evaluate.tape import Linearized, outside_inference_mode, record_in_transform
@@ -104,15 +105,22 @@ def best_rung(
     bound = bound_of_seed(tape.survey().gradient_bytes, tape.outputs.tensors, tape.inputs)
     small = not outside or is_negligible(seeds, bound, 0)
     graph = options.create_graph or not outside
+    size = sum([x.numel() * x.element_size() for x in tape.inputs])
+
+    accounts: list[Chunks] = []
 
     def attempt(stacked: bool) -> list[Tensor | None]:
         budget = Budget(api, options.memory, options.chunk_size)
         device = tape.inputs[0].device
-        return compute(Chunks(budget, 0, small, device, Progress(shown=False)), stacked, graph)
+        accounts.append(Chunks(budget, size, small, device, Progress(shown=False)))
+        return compute(accounts[-1], stacked, graph)
 
     used, result, refusals = climb_down(batchings("reverse-mode", options.stackings, attempt))
     if refusals:
         warn(explain_refusals(api, used, refusals), FallbackWarning)
+    if is_listened_to():
+        why = "of each row only its entry on the diagonal is kept"
+        publish(evaluation(api, used, why, seeds, accounts[-1]), refusals)
     return result
 
 

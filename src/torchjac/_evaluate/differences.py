@@ -100,17 +100,17 @@ def difference_blocks(
     base = value(leaves)
     if method == "complex":
         _check_analytic(api, value, leaves, base)
-    quotient = {"forward": _forward, "central": _central, "complex": _complex}[method]
+    quotient = _quotients(api, value, leaves, base, method)
     blocks = [[_room(y, x) for x in leaves] for y in base]
     errors = [[_room(y, x) for x in leaves] for y in base] if estimate_errors else []
     for j, x in enumerate(leaves):
         steps = step_sizes(api, x, method, step)
         at = x.reshape(-1).tolist()
         for c, h in enumerate(steps.tolist()):
-            column = quotient(api, value, leaves, j, c, h, base)
+            column = quotient(j, c, h)
             finer: Values = []
             if estimate_errors and method != "complex":
-                finer = quotient(api, value, leaves, j, c, h / 2, base)
+                finer = quotient(j, c, h / 2)
             for i, entries in enumerate(column):
                 blocks[i][j].view(base[i].numel(), -1)[:, c] = entries.reshape(-1)
                 if estimate_errors:
@@ -152,47 +152,29 @@ def _same_shapes(api: str, values: Values, base: Values) -> Values:
     return values
 
 
-def _forward(
+def _quotients(
     api: str,
     value: Callable[..., Values],
     leaves: Sequence[Tensor],
-    j: int,
-    c: int,
-    h: float,
     base: Values,
-) -> Values:
-    ahead = _same_shapes(api, value(_moved(leaves, j, c, h)), base)
-    return [(a - b) / h for a, b in zip(ahead, base, strict=True)]
+    method: str,
+) -> Callable[[int, int, float], Values]:
+    """What gives the column of element c of input j, by steps of h."""
 
+    def column(j: int, c: int, h: float) -> Values:
+        def moved(step: complex) -> Values:
+            return _same_shapes(api, value(_moved(leaves, j, c, step)), base)
 
-def _central(
-    api: str,
-    value: Callable[..., Values],
-    leaves: Sequence[Tensor],
-    j: int,
-    c: int,
-    h: float,
-    base: Values,
-) -> Values:
-    ahead = _same_shapes(api, value(_moved(leaves, j, c, h)), base)
-    behind = _same_shapes(api, value(_moved(leaves, j, c, -h)), base)
-    return [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
+        if method == "complex":
+            return [
+                v.imag / h if v.is_complex() else torch.zeros_like(b)
+                for v, b in zip(moved(complex(0, h)), base, strict=True)
+            ]
+        ahead = moved(h)
+        behind, width = (moved(-h), 2 * h) if method == "central" else (base, h)
+        return [(a - b) / width for a, b in zip(ahead, behind, strict=True)]
 
-
-def _complex(
-    api: str,
-    value: Callable[..., Values],
-    leaves: Sequence[Tensor],
-    j: int,
-    c: int,
-    h: float,
-    base: Values,
-) -> Values:
-    moved = _same_shapes(api, value(_moved(leaves, j, c, complex(0, h))), base)
-    return [
-        v.imag / h if v.is_complex() else torch.zeros_like(b)
-        for v, b in zip(moved, base, strict=True)
-    ]
+    return column
 
 
 def _check_analytic(

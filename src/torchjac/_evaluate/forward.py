@@ -87,7 +87,7 @@ def forward(
     Returns:
         blocks[i][j], shape (*output i, *input j), or None where it is zero.
     """
-    observe = _compared_with(outputs)
+    observe = _compared_with(chunks.budget.api, outputs)
     dim = None if batch is None else batch.inputs
     counts = [seed_count(leaf, dim) for leaf in leaves]
     chunks.progress.expect(sum(counts))
@@ -113,16 +113,16 @@ def forward(
     ]
 
 
-def _compared_with(outputs: Sequence[Tensor]) -> Callable[[list[Tensor]], None]:
+def _compared_with(api: str, outputs: Sequence[Tensor]) -> Callable[[list[Tensor]], None]:
     """What refuses values that differ from those of the first evaluation."""
 
     def observe(values: list[Tensor]) -> None:
         for i, (value, output) in enumerate(zip(values, outputs, strict=True)):
             if not (is_wrapped(value) or is_wrapped(output)) and not close(value, output):
                 raise ChangedFunctionError(
-                    f"output {i} of `func` had other values when it was evaluated again: its "
-                    "columns would belong to different functions. Hold its state and its random "
-                    'numbers still, or use strategy="reverse-mode", which evaluates it once.'
+                    f"{api}: output {i} of `func` had other values when it was evaluated again: "
+                    "its columns would belong to different functions. Hold its state and its "
+                    'random numbers still, or use strategy="reverse-mode", which evaluates it once.'
                 )
 
     return observe

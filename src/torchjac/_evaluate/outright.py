@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import Blocks
+from torchjac._evaluate.differentiate import evaluation
 from torchjac._evaluate.forward import forward, replaying
 from torchjac._evaluate.ladder import VMAP, Rung, batchings, climb_down
 from torchjac._evaluate.memory import Budget, result_bytes
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.randomness import random_state
+from torchjac._evaluate.report import is_listened_to, publish
 from torchjac._evaluate.seeds import joint_basis
 from torchjac._evaluate.sweep import Chunks
 from torchjac._inputs.storage import is_part
@@ -52,7 +54,8 @@ def forward_outright(
         return evaluate([dual if part else dual.clone() for dual, part in pairs])
 
     outside = not inside_transform()
-    if outside and sum([leaf.numel() for leaf in leaves]) <= FEW_SEEDS:
+    seeds = sum([leaf.numel() for leaf in leaves])
+    if outside and seeds <= FEW_SEEDS and not is_listened_to():
         blocks = _at_once(copying, leaves)
         if blocks is not None:
             return blocks
@@ -61,14 +64,19 @@ def forward_outright(
     flat = replaying(api, copying, outputs, state, nullcontext(), copies=False)
     size = result_bytes(outputs, leaves)
 
+    accounts: list[Chunks] = []
+
     def compute(stacked: bool) -> Sequence[Sequence[Tensor]]:
         progress = Progress(shown=False)
-        chunks = Chunks(Budget(api), size, not outside, leaves[0].device, progress)
-        blocks = forward(flat, leaves, outputs, chunks, stacked=stacked, create_graph=True)
+        accounts.append(Chunks(Budget(api), size, not outside, leaves[0].device, progress))
+        blocks = forward(flat, leaves, outputs, accounts[-1], stacked=stacked, create_graph=True)
         return _filled(blocks, outputs, leaves)
 
     rungs = batchings("forward-mode", (True, False), compute)
-    return climb_down([*rungs, Rung("reverse-mode", VMAP, otherwise)])[1]
+    used, blocks, refusals = climb_down([*rungs, Rung("reverse-mode", VMAP, otherwise)])
+    if is_listened_to() and used.mode == "forward-mode":  # `otherwise` reports itself
+        publish(evaluation(api, used, "asked for", seeds, accounts[-1]), refusals)
+    return blocks
 
 
 def _at_once(evaluate: Evaluate, leaves: Sequence[Tensor]) -> list[list[Tensor]] | None:
