@@ -76,6 +76,16 @@ def test_losses_of_elements(loss: object, reduction: str) -> None:
     check_exact(lambda x: loss(x, other, reduction=reduction), point(2, 3))  # type: ignore[operator]
 
 
+def test_a_ctc_loss_mixes_all_times_and_classes_of_a_sample() -> None:
+    targets = torch.tensor([[1, 2], [2, 1]])
+    lengths = torch.tensor([3, 3]), torch.tensor([2, 2])
+    found = patterns(
+        lambda x: F.ctc_loss(x.log_softmax(2), targets, *lengths, reduction="none"), point(3, 2, 3)
+    )
+    sample = np.indices((3, 2, 3))[1].ravel()
+    assert np.array_equal(found["vjp"], np.arange(2)[:, None] == sample)
+
+
 def test_cross_entropy_mixes_the_classes() -> None:
     check_exact(lambda x: F.cross_entropy(x, torch.tensor([1, 0]), reduction="none"), point(2, 3))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests._local.reading import point
+from tests._local.reading import nonzeros, patterns, point
 from torchjac._inputs.signature import bind
 from torchjac._pattern.detect import detect
 from torchjac._pattern.pattern import SparsityPattern
@@ -110,3 +110,42 @@ def test_entries_that_depend_on_x_are_not_guessed() -> None:
         return x.to_sparse().to_dense()
 
     check(f, point(2, 2), np.eye(4, dtype=bool))
+
+
+INDEX = torch.tensor([[0, 1, 1, 1], [2, 0, 2, 0]])
+WEIGHTS = torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.sparse.mm(torch.sparse_coo_tensor(INDEX, x, (2, 3)), WEIGHTS.t().exp()),
+        lambda x: torch.sparse_coo_tensor(INDEX, x.sin(), (2, 3)).coalesce().values(),
+        lambda x: torch.sparse_coo_tensor(INDEX, x[:, None] * x.new_ones(2), (2, 3, 2)).to_dense(),
+        lambda x: torch.sparse_csr_tensor([0, 1, 4], [2, 0, 1, 2], x, (2, 3)) @ WEIGHTS.t(),
+        lambda x: torch.sparse.sum(torch.sparse_coo_tensor(INDEX, x, (2, 3))),
+        lambda x: torch.sparse.log_softmax(torch.sparse_coo_tensor(INDEX, x, (2, 3)), 0).to_dense()[
+            1, 2
+        ],
+    ],
+)
+def test_entries_that_depend_on_x_at_constant_places(f) -> None:
+    x = point(4)
+    for pattern in patterns(f, x).values():
+        assert np.array_equal(pattern, nonzeros(f, x))
+
+
+def test_what_a_mask_keeps() -> None:
+    mask = WEIGHTS.to_sparse()
+    found = patterns(lambda x: x.sparse_mask(mask).to_dense(), point(2, 3))
+    assert np.array_equal(found["vjp"], np.diag((WEIGHTS != 0).flatten().numpy()))
+
+
+def test_gradients_of_an_embedding_may_be_sparse() -> None:
+    x = point(3, 2)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(INDEX, x, sparse=True)
+
+    for pattern in patterns(f, x).values():
+        assert np.array_equal(pattern, nonzeros(lambda x: x[INDEX], x))

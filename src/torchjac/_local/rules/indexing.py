@@ -51,7 +51,7 @@ def find_indices(call: Call, axes: Axes) -> Indices:
             unknown.update(indexed)
             is_mask = call.value(ref).dtype == torch.bool
             known = torch.full(call.shape(ref), is_mask, dtype=call.value(ref).dtype)
-        numbers[ref.number] = known
+        numbers[ref.number] = known.cpu()
     return Indices(numbers, tuple(sorted(unknown)))
 
 

@@ -76,6 +76,18 @@ def _weights(call: Call, target: Tensor) -> Tensor | None:
     return weight[target.masked_fill(target == call["ignore_index"], 0).to(weight.device)]
 
 
+@rule(aten._ctc_loss_backward)
+def ctc_loss_backward(call: Call) -> Terms:
+    """What a sample receives goes to all its times and classes.
+
+    _ctc_loss_backward(t, x, ...)  ->  t: Move(reshape), Scale
+    """
+    grad, shape = call["grad"], call.out_shape()
+    if list(call.tangents()) != [grad]:
+        return NotImplemented
+    return [Term(grad, [Move(lambda t: t.reshape(-1, 1)), Scale(shape)])]
+
+
 @rule(aten.multi_margin_loss_backward, aten.multilabel_margin_loss_backward)
 def margin_loss_backward(call: Call) -> Terms:
     """Every class of a sample has a part in its loss.

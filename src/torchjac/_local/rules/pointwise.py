@@ -81,15 +81,13 @@ def pointwise(call: Call) -> Terms:
 
 @rule(
     aten._to_copy,
-    aten._to_dense,
-    aten._to_sparse,
     aten.clone,
     aten.contiguous,
     aten.to,
     prims.convert_element_type,
 )
 def copies(call: Call) -> Terms:
-    """The same elements in another dtype, memory format or layout.
+    """The same elements in another dtype or memory format.
 
     _to_copy(t, dtype)  ->  t
     """
@@ -122,12 +120,20 @@ def fill(call: Call) -> Terms:
 
 def _scale(call: Call, ref: Ref, shape: tuple[int, ...]) -> list[LinearMap]:
     others = [Ref(n) for n in call.node.inputs if n != ref.number]
-    if not _is_linear(call) or not all(
-        call.is_tangent(other) or call.constant(other) is not None for other in others
-    ):
+    if not _is_linear(call):
         return [Scale(shape)]
+    if not all(call.is_tangent(other) or call.constant(other) is not None for other in others):
+        return [Scale(shape, _of_factor(call, ref))]
     coefficient = _coefficient(call, ref, others)
     return [Scale(shape, None if bool(coefficient.all()) else coefficient)]
+
+
+def _of_factor(call: Call, ref: Ref) -> Tensor | None:
+    """Where the other factor of a product can differ from zero."""
+    if getattr(call.node.op, "overloadpacket", None) is not aten.mul:
+        return None
+    (factor,) = [part for part in call.node.args if part != ref]
+    return call.factor(factor)
 
 
 def _is_linear(call: Call) -> bool:

@@ -37,10 +37,10 @@ def segment_reduce_backward(call: Call) -> Terms:
 def _starts(call: Call) -> Tensor | None:
     """Where each segment begins, and where the last one ends."""
     offsets, lengths = call["offsets"], call["lengths"]
-    if offsets is not None:
-        return call.index(offsets)
-    known = call.index(lengths)
-    return None if known is None else torch.nn.functional.pad(known.cumsum(-1), (1, 0))
+    known = call.index(lengths if offsets is None else offsets)
+    if known is None or offsets is not None:
+        return known if known is None else known.cpu()
+    return torch.nn.functional.pad(known.cpu().cumsum(-1), (1, 0))
 
 
 @rule(aten._embedding_bag_backward, aten._embedding_bag_dense_backward)

@@ -4,13 +4,11 @@ Where the entries of a sparse tensor lie is known if its indices depend on no in
 values do.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from torchjac._linearize.program import Ref
-from torchjac._local.algebra import Contract, Deposit, Move, Scale, Term
+from torchjac._local.algebra import Contract, Deposit, Mix, Move, Scale, Term
 from torchjac._local.call import Call
 from torchjac._local.registry import Terms, rule
 
@@ -58,11 +56,39 @@ def from_values(call: Call) -> Terms:
 
     _sparse_coo_tensor_with_dims_and_tensors(..., index, t)  ->  t: Deposit(index)
     """
-    source, found = call["values"], _skeleton(call, Ref(_first(call.node.outputs)))
+    source, found = call["values"], _made_by(call)
     if list(call.tangents()) != [source] or found is None:
         return NotImplemented
     places = tuple(_places(found))
     return [Term(source, [Deposit(lambda t: t[places], call.out_shape())])]
+
+
+@rule(aten._sparse_sum_backward)
+def sum_backward(call: Call) -> Terms:
+    """The transpose of a sum of entries over axes.
+
+    _sparse_sum_backward(t, s, dims)  ->  t: Move(reshape), Scale(entries of s)
+    """
+    grad, shape = call["grad"], call.out_shape()
+    if list(call.tangents()) != [grad]:
+        return NotImplemented
+    summed = {d % len(shape) for d in call["dim"]}
+    kept = tuple([1 if d in summed else n for d, n in enumerate(shape)])
+    spread = Move(lambda t: t.reshape(kept))
+    return [Term(grad, [spread, _where_entries_lie(call, call["self"])])]
+
+
+@rule(aten._sparse_softmax_backward_data, aten._sparse_log_softmax_backward_data)
+def softmax_backward(call: Call) -> Terms:
+    """The Jacobian of a softmax mixes the entries along its axis.
+
+    _sparse_softmax_backward_data(t, y, dim, s)  ->  t: Scale(entries of s), Mix(dim), Scale
+    """
+    grad, shape = call["grad_output"], call.out_shape()
+    if list(call.tangents()) != [grad]:
+        return NotImplemented
+    kept = _where_entries_lie(call, call["self"])
+    return [Term(grad, [kept, Mix((call["dim"] % len(shape),), shape), kept])]
 
 
 @rule(aten._sparse_mm_reduce_impl_backward)
@@ -106,25 +132,30 @@ def _skeleton(call: Call, ref: Ref) -> Tensor | None:
     if known is not None:
         return known if known.layout in (torch.sparse_coo, torch.sparse_csr) else None
     made = _maker(call, ref)
-    if made is None:
-        return None
+    return None if made is None else _made_by(made)
+
+
+def _made_by(made: Call) -> Tensor | None:
+    """The skeleton of the result of an operation."""
     packet = made.node.op.overloadpacket
     if packet in (aten.sparse_mask, aten._sparse_mask_projection):
-        return _skeleton(call, made["mask"])
+        return _skeleton(made, made["mask"])
+    if packet in (aten._sparse_softmax, aten._sparse_log_softmax):
+        return _skeleton(made, made["self"])
     if packet in (aten._coalesce, aten.coalesce):
-        found = _skeleton(call, made["self"])
+        found = _skeleton(made, made["self"])
         return None if found is None else found.coalesce()
     if packet is aten._sparse_coo_tensor_with_dims_and_tensors:
-        index = _index(call, made["indices"])
+        index = _index(made, made["indices"])
         if index is None:
             return None
-        entries = torch.zeros(call.shape(made["values"]))
+        entries = torch.zeros(made.shape(made["values"]))
         return torch.sparse_coo_tensor(index.cpu(), entries, made["size"])
     if packet is aten.sparse_compressed_tensor and made["layout"] is torch.sparse_csr:
-        starts, columns = call.index(made["compressed_indices"]), call.index(made["plain_indices"])
+        starts, columns = made.index(made["compressed_indices"]), made.index(made["plain_indices"])
         if starts is None or columns is None:
             return None
-        entries = torch.zeros(call.shape(made["values"]))
+        entries = torch.zeros(made.shape(made["values"]))
         return torch.sparse_csr_tensor(starts.cpu(), columns.cpu(), entries, made["size"])
     return None
 
@@ -145,7 +176,3 @@ def _maker(call: Call, ref: Ref) -> Call | None:
     if node is None or not hasattr(node.op, "overloadpacket"):
         return None
     return Call(node, call.program, call.is_local)
-
-
-def _first(outputs: Any) -> int:
-    return outputs[0]
