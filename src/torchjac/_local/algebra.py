@@ -26,8 +26,9 @@ class Scale:
 
     Attributes:
         shape: Shape of the result.
-        coefficient: What is known of the coefficients: those that depend on no input, with a
-            shape that broadcasts to `shape`; None where they depend on `x` or none is zero.
+        coefficient: What is known of the coefficients, with a shape that broadcasts to `shape`:
+            their numbers if they depend on no input, else where they can differ from zero, bool;
+            None if that is everywhere.
     """
 
     shape: tuple[int, ...]
@@ -112,7 +113,8 @@ class Contract:
             length, except that of 1 where broadcasting is meant.
         coefficient: The other factor.
         sizes: Shape of the other factor.
-        value: Its numbers if they depend on no input, else None. May be sparse.
+        value: Its numbers if they depend on no input, which may be sparse, else where it can
+            differ from zero, bool; None if that is everywhere.
     """
 
     equation: str

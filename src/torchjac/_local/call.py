@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_refs
+from torchjac._local.support import support
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,19 @@ class Call:
     def constant(self, ref: Ref | None) -> Tensor | None:
         """Numbers of an argument that depends on no input, None for others."""
         return None if ref is None else self.program.constants.get(ref.number)
+
+    def factor(self, ref: Ref) -> Tensor | None:
+        """What is known of a coefficient.
+
+        Args:
+            ref: An argument that does not depend on the tangent.
+
+        Returns:
+            Its numbers if they depend on no input; else where it can differ from zero, bool;
+            None if that is everywhere.
+        """
+        found = self.constant(ref)
+        return support(self.program, ref.number) if found is None else found
 
     def index(self, ref: Ref | None) -> Tensor | None:
         """Numbers of an index: constant, or, in local scope, as it is at this x."""

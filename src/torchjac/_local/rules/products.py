@@ -69,7 +69,7 @@ def contraction(call: Call, a: Ref, b: Ref, left: str, right: str, out: str) -> 
     terms: list[Term] = []
     for tangent, factor, mine, its in ((a, b, left, right), (b, a, right, left)):
         if call.is_tangent(tangent):
-            known = call.constant(factor)
+            known = None if call.is_tangent(factor) else call.factor(factor)
             contract = Contract(f"{mine},{its}->{out}", factor, call.shape(factor), known)
             terms.append(Term(tangent, [contract]))
     return terms
