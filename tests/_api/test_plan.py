@@ -705,3 +705,58 @@ def test_no_warning_is_issued_for_an_ordinary_function():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         torchjac.plan(chain, X)(Y)
+
+
+# --- Inputs that are not differentiated -----------------------------------------------
+
+
+def with_time(x, t):
+    return x**2 * t + (x.flip(0) ** 2 if t > 2 else 0)
+
+
+def test_numbers_among_the_inputs_may_change():
+    plan = torchjac.plan(with_time, (X, 1.0), wrt=0)
+    for t in (1.5, 2.0):
+        assert_same(plan((Y, t)), torchjac.jacobian(with_time, (Y, t), wrt=0))
+
+
+def test_numbers_that_change_the_pattern_are_noticed():
+    plan = torchjac.plan(with_time, (X, 1.0), wrt=0)
+    with pytest.warns(BranchWarning):
+        result = plan((Y, 3.0))
+    assert_same(result, torchjac.jacobian(with_time, (Y, 3.0), wrt=0))
+
+
+def test_masks_among_the_inputs_may_change():
+    func = lambda x, mask: (x.flip(0) * mask) ** 2 + x  # noqa: E731
+    mask = torch.zeros(12, dtype=torch.float64)
+    plan = torchjac.plan(func, (X, mask), wrt=0)
+    assert plan.pattern.nnz == 12
+    with pytest.warns(BranchWarning):
+        result = plan((Y, 1 - mask))
+    assert_same(result, torchjac.jacobian(func, (Y, 1 - mask), wrt=0))
+
+
+def test_the_data_of_a_module_may_change():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double()
+    plan = torchjac.plan(net, X.view(4, 3), wrt=net)
+    result, expected = plan(Y.view(4, 3)), torchjac.jacobian(net, Y.view(4, 3), wrt=net)
+    for name, block in expected.items():
+        assert_same(result[name], block)
+
+
+def test_a_hessian_follows_the_branch():
+    func = lambda x: (x**3).sum() if x.sum() > 0 else (x * x.flip(0)).sum()  # noqa: E731
+    plan = torchjac.plan(func, X, order=2)
+    with pytest.warns(BranchWarning):
+        result = plan(-X)
+    assert_same(result, torchjac.hessian(func, -X))
+    assert_same(plan(X + 1), torchjac.hessian(func, X + 1))
+
+
+def test_a_hessian_with_aux_and_gradient():
+    plan = torchjac.plan(lambda x: (energy(x), x.sum()), X, order=2, has_aux=True)
+    gradient, result, aux = plan.value_and_jacobian(Y)
+    torch.testing.assert_close(gradient, torchjac.gradient(energy, Y))
+    assert_same(result, torchjac.hessian(energy, Y))
+    assert torch.equal(aux, Y.sum())

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from torchjac._evaluate.certify import suspects
+from torchjac._pattern.pattern import SparsityPattern
 
-ROWS, COLUMNS = np.array([0, 0, 1, 2]), np.array([0, 2, 1, 2])
+PATTERN = SparsityPattern.from_dense([[1, 0, 1], [0, 1, 0], [0, 0, 1]])
 VALUES = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
 VECTOR = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
 PRODUCT = torch.tensor([2.0, -3.0, 2.0], dtype=torch.float64)
@@ -14,7 +15,7 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def found(values=VALUES, product=PRODUCT, eps=EPS):
-    return suspects(ROWS, COLUMNS, values, VECTOR, product, eps).tolist()
+    return suspects(PATTERN, values, VECTOR, product, eps).tolist()
 
 
 def test_a_right_product_shows_nothing():
@@ -37,8 +38,8 @@ def test_a_coarser_precision_lets_more_pass():
 
 
 def test_an_entry_that_the_pattern_lacks_shows_its_row():
-    places = ROWS[:3], COLUMNS[:3]
-    wrong = suspects(*places, VALUES[:3], VECTOR, PRODUCT, EPS)
+    pattern = SparsityPattern.from_dense([[1, 0, 1], [0, 1, 0], [0, 0, 0]])
+    wrong = suspects(pattern, VALUES[:3], VECTOR, PRODUCT, EPS)
     assert wrong.tolist() == [2]
 
 
@@ -48,13 +49,14 @@ def test_what_is_not_finite_is_left_out():
     assert found(values) == []
 
 
-def test_rows_and_columns_exchange():
+def test_columns_of_the_transposed_matrix():
     u = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     product = torch.tensor([1.0, 6.0, 15.0], dtype=torch.float64)
-    assert suspects(COLUMNS, ROWS, VALUES, u, product, EPS).tolist() == [2]
+    wrong = suspects(PATTERN, VALUES, u, product, EPS, transposed=True)
+    assert wrong.tolist() == [2]
 
 
 def test_a_matrix_without_entries_must_give_zero():
-    nothing = np.empty(0, np.int64)
-    wrong = suspects(nothing, nothing, torch.empty(0), torch.ones(2), torch.tensor([0.0, 1.0]), EPS)
+    nothing = SparsityPattern.from_dense(np.zeros((2, 2)))
+    wrong = suspects(nothing, torch.empty(0), torch.ones(2), torch.tensor([0.0, 1.0]), EPS)
     assert wrong.tolist() == [1]

@@ -5,10 +5,12 @@ entry that the pattern lacks, or that was read from the wrong place, shows in it
 column with probability one.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from torchjac._pattern.pattern import Indices
+from torchjac._pattern.pattern import SparsityPattern
 
 # Rounding errors of a product, in units of the precision: of its own terms, and of the largest
 # row, for intermediate values that cancel. Half precision is capped.
@@ -18,38 +20,55 @@ TOLERANCE_CAP = 0.1
 
 
 def suspects(
-    along: Indices, across: Indices, values: Tensor, vector: Tensor, product: Tensor, eps: float
+    pattern: SparsityPattern,
+    values: Tensor,
+    vector: Tensor,
+    product: Tensor,
+    eps: float,
+    *,
+    transposed: bool = False,
 ) -> Tensor:
     """Rows in which a sparse matrix times a vector is not what it should be.
 
     Args:
-        along: Row of each entry. With rows and columns exchanged, the columns are compared.
-        across: Column of each entry.
+        pattern: Places of the entries.
         values: The entries.
         vector: v, one number for each column.
         product: J v from another source, one number for each row.
         eps: Precision of the arithmetic.
+        transposed: Compare J^T with its product instead, column by column.
 
     Returns:
-        Numbers of the rows, in order.
+        Numbers of the rows (columns, if transposed), in order, on the CPU.
 
-    >>> import numpy as np
-    >>> rows, columns = np.array([0, 1]), np.array([0, 1])
+    >>> pattern = SparsityPattern.from_dense(np.eye(2))
     >>> v, values = torch.tensor([2.0, 3.0]), torch.tensor([1.0, 1.0])
-    >>> suspects(rows, columns, values, v, torch.tensor([2.0, 4.0]), 1e-7).tolist()
+    >>> suspects(pattern, values, v, torch.tensor([2.0, 4.0]), 1e-7).tolist()
     [1]
     """
-    values, vector, product = values.detach(), vector.detach(), product.detach()
-    rows = torch.from_numpy(along).to(values.device)
-    terms = values * vector.to(values)[torch.from_numpy(across).to(values.device)]
-    size = len(product)
-    total = terms.new_zeros(size).index_add_(0, rows, terms)
-    bound = terms.new_zeros(size).index_add_(0, rows, terms.abs())
-    product = product.to(total)
-    known = total.isfinite() & product.isfinite() & bound.isfinite()
-    bound = torch.where(known, bound, 0)
-    off = torch.where(known, (total - product).abs(), 0)
-    largest = bound.max() if size else 0.0
+    numbers, v, true = _array(values), _array(vector), _array(product)
+    with np.errstate(all="ignore"):  # what is not finite is left out below
+        total = _times(pattern, numbers, v, transposed=transposed)
+        bound = _times(pattern, np.abs(numbers), np.abs(v), transposed=transposed)
+        known = np.isfinite(total) & np.isfinite(true) & np.isfinite(bound)
+        off = np.where(known, np.abs(total - true), 0.0)
+    bound = np.where(known, bound, 0.0)
     own = min(OWN_UNITS * eps, TOLERANCE_CAP)
     common = min(COMMON_UNITS * eps, TOLERANCE_CAP)
-    return (off > own * bound + common * largest).nonzero().view(-1)
+    wrong = np.flatnonzero(off > own * bound + common * bound.max(initial=0.0))
+    return torch.from_numpy(wrong)
+
+
+def _times(
+    pattern: SparsityPattern,
+    values: NDArray[np.float64],
+    v: NDArray[np.float64],
+    *,
+    transposed: bool,
+) -> NDArray[np.float64]:
+    matrix = pattern.to_scipy(values)
+    return (matrix.T if transposed else matrix) @ v
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().to("cpu", torch.float64).numpy()

@@ -160,9 +160,14 @@ def find_suspects(structure: Structure, entries: Entries) -> tuple[Tensor, Tenso
     Returns:
         Numbers of the rows, and of the columns.
     """
-    pattern = structure.pattern
-    places = {FORWARD: (pattern.rows, pattern.indices), REVERSE: (pattern.indices, pattern.rows)}
     found = {FORWARD: torch.empty(0, dtype=torch.int64), REVERSE: torch.empty(0, dtype=torch.int64)}
     for mode, vector, product in entries.proofs:
-        found[mode] = suspects(*places[mode], entries.values, vector, product, structure.eps)
+        found[mode] = suspects(
+            structure.pattern,
+            entries.values,
+            vector,
+            product,
+            structure.eps,
+            transposed=mode == REVERSE,
+        )
     return found[FORWARD], found[REVERSE]
