@@ -29,6 +29,11 @@ def test_the_largest_of_a_bag_may_be_any_of_its_rows() -> None:
     assert np.array_equal(largest, expected)
 
 
+def test_in_local_scope_the_largest_of_a_bag_is_that_at_this_x() -> None:
+    ends = torch.tensor([0, 2, 4])
+    check_exact(lambda x: F.embedding_bag(BAGS, x, ends, mode="max"), point(4, 2), scope="local")
+
+
 def test_weights_of_the_samples_of_a_bag() -> None:
     table = point(4, 2, seed=1)
 

@@ -8,6 +8,7 @@ from torchjac._local.call import Call
 from torchjac._local.registry import Terms, rule
 
 aten = torch.ops.aten
+_MAX = 2  # of the modes of a bag
 
 
 @rule(aten._segment_reduce_backward)
@@ -48,11 +49,17 @@ def embedding_bag_backward(call: Call) -> Terms:
     """What a bag receives goes to the rows that it holds.
 
     _embedding_bag_backward(t, index, offsets, ...)  ->  t: Move(bag of each), Deposit(row of each)
+    Of the largest, where it is known                ->  t: Deposit(gather)
     """
     grad, rows = call["grad"], call.index(call["indices"])
     bags = _bags(call)
     if list(call.tangents()) != [grad] or rows is None or bags is None:
         return NotImplemented
+    largest = call.index(call["maximum_indices"]) if call["mode"] == _MAX else None
+    if largest is not None:
+        picked = largest.cpu().long().clamp(min=0)
+        write = Deposit(lambda t: t.gather(0, picked.to(t.device)), call.out_shape())
+        return [Term(grad, [write])]
     keep = (rows != call["padding_idx"])[:, None]
     weights = call.constant(call["per_sample_weights"])
     spread = Move(lambda t: t[bags.to(t.device)].masked_fill(~keep.to(t.device), 0))
