@@ -184,28 +184,30 @@ def _first(
     signature: Signature, state: RandomState, watch: Watch | None, *, create_graph: bool
 ) -> tuple[Signature, Tape]:
     """Record a function, again if it reads memory around its inputs that their copies lack."""
-    leaves = signature.leaves
-    if not any([is_part(leaf) for leaf in leaves]):
-        return signature, record(signature, create_graph=create_graph, watch=watch)
-    call, recall = (in_place(function, leaves) for function in (signature.call, signature.recall))
-    placed = signature._replace(call=call, recall=recall)
     try:
         tape = record(signature, create_graph=create_graph, watch=watch)
     except RuntimeError as error:
-        if not misses_memory(error):
+        if not misses_memory(error) or not any(map(is_part, signature.leaves)):
             raise
         state.restore()
+        placed = _placed(signature)
         return placed, record(placed, create_graph=create_graph, watch=watch)
-    if not reads_memory(tape.survey().node_names):
+    if not reads_memory(tape.survey().node_names) or not any(map(is_part, signature.leaves)):
         return signature, tape
+    placed = _placed(signature)
     with state.replayed():
-        return placed, record(placed._replace(call=recall), create_graph=create_graph)
+        return placed, record(placed._replace(call=placed.recall), create_graph=create_graph)
+
+
+def _placed(signature: Signature) -> Signature:
+    call, recall = (in_place(f, signature.leaves) for f in (signature.call, signature.recall))
+    return signature._replace(call=call, recall=recall)
 
 
 def look_for_zeros(api: str, outputs: Outputs, blocks: Blocks) -> None:
     """Warn of outputs that no path leads to."""
     for i, (output, row) in enumerate(zip(outputs.tensors, blocks, strict=True)):
-        if output.numel() and all(block is None for block in row):
+        if all([block is None for block in row]) and output.numel():
             warn(
                 f"{api}: output {i} of `func` carries no derivative: it does not depend on the "
                 "inputs, was detached, or was computed under no_grad. Its block of the Jacobian "
