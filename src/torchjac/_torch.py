@@ -36,6 +36,7 @@ __all__ = [
     "TorchDispatchMode",
     "batched",
     "coarsest_eps",
+    "compile_graph",
     "fast_backward",
     "forward_grad_enabled",
     "forward_grad_is_enabled",
@@ -343,3 +344,27 @@ def _nodes(outputs: Sequence[Tensor]) -> list[Any]:
                 seen.add(following)
                 nodes.append(following)
     return nodes
+
+
+def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """A graph of operators compiled for tensors like `examples`, without guards on them.
+
+    Args:
+        graph: Takes tensors, returns one.
+        examples: What it will be called with: shapes, strides, dtypes and devices.
+
+    Returns:
+        What runs it.
+
+    Raises:
+        Exception: The compiler failed, or there is none.
+    """
+    inductor = import_module("torch._inductor")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = inductor.compile(graph, list(examples))
+    return lambda *leaves: _only(compiled(*leaves))
+
+
+def _only(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple | list) else result

@@ -12,8 +12,10 @@ from torch import Tensor
 
 IntArray = NDArray[Any]
 
+# Elements that are looked at to tell slices apart quickly.
+_SAMPLE = 1024
 # More slices than this are added up by a scatter.
-_MOST_ADDED = 512
+_MOST_ADDED = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +63,9 @@ def fingerprints(rows: IntArray) -> IntArray:
     Returns:
         int64, shape (k,).
     """
-    weights = np.random.default_rng(0).integers(1, 2**62, rows.shape[1] or 1)[: rows.shape[1]]
-    return np.array([int((row * weights).sum()) for row in rows], np.int64)
+    sample = rows[:, :: max(1, rows.shape[1] // _SAMPLE)].astype(np.int64)
+    weights = np.random.default_rng(0).integers(1, 2**40, sample.shape[1])
+    return sample @ weights
 
 
 def added(blocks: Sequence[Block]) -> list[Block]:
@@ -80,7 +83,14 @@ def added(blocks: Sequence[Block]) -> list[Block]:
 
 
 def merged(block: Block) -> Block:
-    """The block with slices added up that never name different inputs for one element."""
+    """Add up the slices that never name different inputs for one element.
+
+    Args:
+        block: Slices of which some may belong together.
+
+    Returns:
+        A block with fewer slices, or the same.
+    """
     groups = _compatible(block.index.reshape(block.slices, -1))
     count = int(groups.max(initial=-1)) + 1
     if count == block.slices:
@@ -102,11 +112,8 @@ def _sums(values: Tensor, groups: IntArray, count: int) -> Tensor:
 
 
 def _compatible(rows: IntArray) -> IntArray:
-    """Group of each row; rows of a group agree wherever both are not zero.
-
-    Rows that agree mostly agree at the element that most rows have an input for: only these are
-    compared.
-    """
+    # Rows of a group agree wherever both are not zero, so they agree at the element that most rows
+    # have an input for: only rows that do are compared.
     if not rows.size:
         return np.arange(len(rows))
     center = int((rows != 0).sum(axis=0).argmax())

@@ -5,23 +5,25 @@ from dataclasses import dataclass
 from operator import getitem
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import assemble
 from torchjac._evaluate.direct.carry import carry
-from torchjac._evaluate.direct.peephole import without_ones
+from torchjac._evaluate.direct.peephole import shortened, without_repetitions
+from torchjac._evaluate.direct.transport import TooManyDerivativesError, without_strides
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.simplify import trimmed
 from torchjac._pattern.pattern import SparsityPattern
 
-aten = torch.ops.aten
-# Without copies a tensor may have other strides than when the program was recorded.
-_BY_STRIDES = {
-    aten.view.default: aten.reshape.default,
-    aten._unsafe_view.default: aten.reshape.default,
-}
+# More derivatives of one tensor than this many times the nonzeros, or than this in all, and
+# compressed passes are better; fewer than the least are always carried.
+MOST_TIMES, MOST_DERIVATIVES, FEW_DERIVATIVES = 32, 2**26, 2**20
+# A longer program takes longer to run than passes do.
+MOST_OPERATIONS = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +31,15 @@ class DirectProgram:
     """A program without derivatives: the nonzeros of J as a function of x.
 
     Attributes:
-        graph: Takes the inputs, returns the nonzeros in CSR order.
-        operations: How many it has.
+        whole: Takes the inputs, returns the nonzeros in CSR order.
+        varying: Takes the inputs, returns those nonzeros that depend on them; None if none does.
+        targets: Places of these among the nonzeros, rising; None if they are all.
+        operations: Number of operations of `whole`.
     """
 
-    graph: fx.GraphModule
+    whole: fx.GraphModule
+    varying: fx.GraphModule | None
+    targets: Tensor | slice | None
     operations: int
 
 
@@ -62,30 +68,63 @@ def emit(
     Raises:
         TooManyDerivativesError: It would hold too much.
     """
+    room = min(MOST_DERIVATIVES, max(FEW_DERIVATIVES, MOST_TIMES * pattern.nnz))
     recorder = Recorder()
     with torch.no_grad(), recorder:
         inputs = [x.detach().clone() for x in primals]
         numbers = recorder.enter(inputs)
-        nonzeros = assemble(
-            carry(program, inputs, recorder.is_constant, scope),
+        assembly = assemble(
+            carry(program, inputs, recorder.is_constant, scope, room),
             sizes,
             pattern,
             like,
             transposed=program.direction == "vjp",
             is_constant=recorder.is_constant,
         )
-        output = recorder.number_of(nonzeros)
-    nodes, outputs = trimmed(recorder.nodes, recorder.values, recorder.constants, (output,))
-    nodes = without_ones(nodes, recorder.values, recorder.constants)
-    nodes, outputs = trimmed(nodes, recorder.values, recorder.constants, outputs)
-    return DirectProgram(_graph(nodes, recorder.constants, numbers, outputs[0]), len(nodes))
+        nonzeros = recorder.number_of(assembly.nonzeros)
+        varying = recorder.number_of(assembly.varying)
+    if nonzeros is None or len(recorder.nodes) > MOST_OPERATIONS:
+        raise TooManyDerivativesError(f"{len(recorder.nodes):,} operations")
+    whole, operations = _program(recorder, numbers, nonzeros)
+    part = None if varying is None else _program(recorder, numbers, varying)[0]
+    targets = assembly.targets
+    where = None if targets is None else as_slice(targets)
+    if where is None and targets is not None:
+        where = torch.from_numpy(targets).to(like.device)
+    return DirectProgram(whole, part, where, operations)
+
+
+def as_slice(places: NDArray[np.int64]) -> slice | None:
+    """Places at equal steps as a slice, which is written to faster.
+
+    Args:
+        places: Rising numbers.
+
+    Returns:
+        The slice, or None if the steps differ.
+
+    >>> as_slice(np.array([1, 4, 7]))
+    slice(1, 8, 3)
+    """
+    steps = np.diff(places)
+    if not len(steps) or not (steps == steps[0]).all():
+        return None
+    return slice(int(places[0]), int(places[-1]) + 1, int(steps[0]))
+
+
+def _program(recorder: Recorder, inputs: Sequence[int], output: int) -> tuple[fx.GraphModule, int]:
+    values, constants = recorder.values, recorder.constants
+    nodes, names = trimmed(recorder.nodes, values, constants, (output,))
+    nodes = without_repetitions(shortened(nodes, values, constants))
+    nodes, (name,) = trimmed(nodes, values, constants, names)
+    return _graph(nodes, constants, inputs, output if name is None else name), len(nodes)
 
 
 def _graph(
     nodes: Sequence[Node],
     constants: Mapping[int, Tensor],
     inputs: Sequence[int],
-    output: int | None,
+    output: int,
 ) -> fx.GraphModule:
     """The operations as a graph that runs by itself."""
     root, graph = torch.nn.Module(), fx.Graph()
@@ -100,10 +139,10 @@ def _graph(
 
     for node in nodes:
         kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
-        target = _BY_STRIDES.get(node.op, node.op)
+        target = without_strides(node.op)
         result = graph.call_function(target, map_refs(fetch, node.args), kwargs)
         if len(node.outputs) == 1 and not _returns_list(node.op):
-            made[node.outputs[0]] = result
+            made.update(dict.fromkeys([n for n in node.outputs if n is not None], result))
             continue
         for position, number in enumerate(node.outputs):
             if number is not None:

@@ -159,9 +159,7 @@ def _convolve(found: Extremes, convolve: Convolve) -> Extremes:
     found = _over(_each(found, lambda x: x.reshape(grouped)), (2,), keepdim=False)
     found = _over(_each(found, lambda x: windows(x, convolve)), (-1,), keepdim=False)
     shape = (batch, groups, convolve.shape[1] // groups, *convolve.shape[2:])
-    return _each(
-        found, lambda x: np.broadcast_to(x[:, :, None], shape).reshape(convolve.shape)
-    )
+    return _each(found, lambda x: np.broadcast_to(x[:, :, None], shape).reshape(convolve.shape))
 
 
 _READINGS: Mapping[type[LinearMap], Callable[[Extremes, Any], Extremes]] = {

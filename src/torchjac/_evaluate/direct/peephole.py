@@ -1,20 +1,24 @@
-"""Products with one and sums with zero, which the derivatives of inputs leave behind."""
+"""Shorter programs: no products with one, sums with zero or repetitions."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
-from torchjac._linearize.program import Node, Ref, Value
+from torchjac._linearize.program import Node, Ref, Value, map_refs
 
 aten = torch.ops.aten
 _NEUTRAL = {aten.mul.Tensor: 1, aten.add.Tensor: 0}
 
 
-def without_ones(
+def shortened(
     nodes: Sequence[Node], values: Sequence[Value], constants: Mapping[int, Tensor]
 ) -> list[Node]:
-    """The operations, with an alias in place of a product with one or a sum with zero.
+    """The operations, with an alias in place of those that change nothing.
+
+    The derivatives of inputs are ones, which leave products with one and sums with zero behind;
+    the derivative of a square leaves a first power.
 
     Args:
         nodes: The operations.
@@ -27,13 +31,66 @@ def without_ones(
     return [_shortened(node, values, constants) for node in nodes]
 
 
+def without_repetitions(nodes: Sequence[Node]) -> list[Node]:
+    """The operations, with an alias in place of one that was there before.
+
+    Args:
+        nodes: Operations that return new tensors.
+
+    Returns:
+        As many operations.
+    """
+    same: dict[int, int] = {}
+    seen: dict[str, Node] = {}
+    result: list[Node] = []
+    for node in nodes:
+
+        def rename(ref: Ref) -> Ref:
+            return Ref(same.get(ref.number, ref.number))
+
+        kwargs = {key: map_refs(rename, value) for key, value in node.kwargs.items()}
+        node = Node(node.op, map_refs(rename, node.args), kwargs, node.outputs)
+        if torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ()):
+            result.append(node)
+            continue
+        first = seen.setdefault(repr((node.op, node.args, kwargs)), node)
+        if first is not node and len(node.outputs) == 1:
+            number, known = node.outputs[0], first.outputs[0]
+            if number is not None and known is not None:
+                same[number] = known
+                node = Node(aten.alias.default, (Ref(known),), {}, node.outputs)
+        result.append(node)
+    return result
+
+
 def _shortened(node: Node, values: Sequence[Value], constants: Mapping[int, Tensor]) -> Node:
+    number = node.outputs[0]
+    if number is None or node.kwargs:
+        return node
+    if node.op is aten.pow.Tensor_Scalar and node.args[1] == 1:
+        return _alias(node.args[0], node, values)
+    if node.op is aten.permute.default and list(node.args[1]) == sorted(node.args[1]):
+        return _alias(node.args[0], node, values)
     neutral = _NEUTRAL.get(node.op)
-    if neutral is None or node.kwargs or not all(isinstance(a, Ref) for a in node.args):
+    if neutral is None or not all(isinstance(a, Ref) for a in node.args):
         return node
     for one, other in (node.args, node.args[::-1]):
         known = constants.get(one.number)
-        same = values[other.number][:2] == values[node.outputs[0]][:2]
-        if known is not None and same and bool((known == neutral).all()):
-            return Node(aten.alias.default, (other,), {}, node.outputs)
+        if known is not None and bool((known == neutral).all()):
+            return _alias(other, node, values)
     return node
+
+
+def _alias(ref: Ref, node: Node, values: Sequence[Value]) -> Node:
+    """The argument itself, under the shape of the result."""
+    number = node.outputs[0]
+    if number is None:
+        return node
+    given, result = values[ref.number], values[number]
+    if given.dtype != result.dtype:
+        return node
+    if given.shape == result.shape:
+        return Node(aten.alias.default, (ref,), {}, node.outputs)
+    if prod(given.shape) == prod(result.shape):
+        return Node(aten.reshape.default, (ref, list(result.shape)), {}, node.outputs)
+    return Node(aten.expand.default, (ref, list(result.shape)), {}, node.outputs)
