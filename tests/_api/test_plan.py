@@ -585,6 +585,44 @@ def test_forward_rules_that_contradict_reverse_mode_are_given_up():
     assert_same(plan(Y), torchjac.jacobian(func, Y))
 
 
+class WrongProduct(torch.autograd.Function):
+    """2 x g, and 3 x g in a batch."""
+
+    @staticmethod
+    def forward(x, g):
+        return 2 * x * g
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, x, g):
+        return 3 * x * g, 0
+
+
+class WronglyBatched(torch.autograd.Function):
+    """x^2 with a backward pass that is wrong in a batch."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return WrongProduct.apply(ctx.saved_tensors[0], g)
+
+
+def test_products_that_are_wrong_in_a_batch_are_taken_one_by_one():
+    with pytest.warns(DisagreementWarning, match="batched reverse-mode products disagree"):
+        plan = torchjac.plan(WronglyBatched.apply, X)
+    assert_same(plan(Y), torch.diag(2 * Y))
+
+
 class Unbatchable(torch.autograd.Function):
     """x^2 with a backward pass that takes one seed at a time, and no forward rule."""
 

@@ -46,6 +46,38 @@ class WrongJvp(torch.autograd.Function):
         return 3 * t
 
 
+class WrongProduct(torch.autograd.Function):
+    """2 x g, and 3 x g in a batch."""
+
+    @staticmethod
+    def forward(x, g):
+        return 2 * x * g
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, x, g):
+        return 3 * x * g, 0
+
+
+class WronglyBatched(torch.autograd.Function):
+    """x^2 with a backward pass that is wrong in a batch."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return WrongProduct.apply(ctx.saved_tensors[0], g)
+
+
 def branching(x: torch.Tensor) -> torch.Tensor:
     return x if x.sum() > 0 else x.flip(0)
 
@@ -175,6 +207,13 @@ REFUSED: list[Refusal] = [
         "plan: forward and reverse mode disagree for this function, as with an autograd.Function "
         "whose `jvp` and `backward` do not belong together. The plan computes rows by reverse "
         "mode; `torchjac.check` shows the numbers.",
+    ),
+    (
+        lambda: plan(WronglyBatched.apply, X),
+        errors.DisagreementWarning,
+        "plan: batched reverse-mode products disagree with single ones for this function, as with "
+        "an autograd.Function whose vmap rule is wrong or whose backward looks at the shape of its "
+        "gradient. The plan takes single ones.",
     ),
     (
         inside_vmap,

@@ -169,7 +169,7 @@ def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> _Prob
         try:
             probes.append(probe(passes, mode))
         except Exception as error:
-            if mode == REVERSE and not probes:
+            if isinstance(error, Warning) or (mode == REVERSE and not probes):
                 raise
             refusals.append(Refusal(mode, str(error).strip().split("\n")[0]))
     usable = [p for p in probes if request.strategy in ("auto", p.mode)]
@@ -211,13 +211,23 @@ def _settle(structure: Structure, shop: _Workshop, probes: _Probes) -> tuple[Str
         wrong = len(rows) + len(columns) > 0
     if wrong:
         confirm(api, structure, shop.passes, entries, (rows, columns))
-    for used in probes.usable:
-        if used.refusals and used.mode in modes:
-            warn(
-                explain_refusals(api, Rung(used.mode, used.method, bool), used.refusals),
-                FallbackWarning,
-            )
+    _explain(api, [p for p in probes.usable if p.mode in modes])
     return structure, entries
+
+
+def _explain(api: str, used: Sequence[Probe]) -> None:
+    """Warn of what made the modes in use slow."""
+    for probed in used:
+        if probed.refusals:
+            rung = Rung(probed.mode, probed.method, bool)
+            warn(explain_refusals(api, rung, probed.refusals), FallbackWarning)
+        if probed.disagrees:
+            warn(
+                f"{api}: batched {probed.mode} products disagree with single ones for this "
+                "function, as with an autograd.Function whose vmap rule is wrong or whose backward "
+                "looks at the shape of its gradient. The plan takes single ones.",
+                DisagreementWarning,
+            )
 
 
 def _first(structure: Structure, shop: _Workshop, choice: Choice) -> tuple[Structure, Entries]:

@@ -15,7 +15,7 @@ from torchjac._evaluate.memory import Budget
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Refusal
 from torchjac._evaluate.sweep import Chunks
-from torchjac._evaluate.witness import random_like
+from torchjac._evaluate.witness import close, random_like
 from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
@@ -38,10 +38,11 @@ class Probe:
         mode: "forward-mode" or "reverse-mode".
         method: How PyTorch could do it: "vmap", "loop" or the like.
         vector: v or u, over everything raveled.
-        product: J v or J^T u.
+        product: J v or J^T u, from a single pass.
         first_s: Seconds of a pass with one seed.
         next_s: Seconds that each further seed adds.
         refusals: Faster methods that PyTorch could not take.
+        disagrees: Whether a batched product was another one.
     """
 
     mode: str
@@ -51,6 +52,7 @@ class Probe:
     first_s: float
     next_s: float
     refusals: tuple[Refusal, ...]
+    disagrees: bool = False
 
     def predict(self, seeds: int) -> float:
         """Seconds of a pass with that many seeds."""
@@ -78,17 +80,21 @@ def probe(passes: Passes, mode: str) -> Probe:
         return run(passes, mode, method, vector[None])
 
     began = perf_counter()
-    rung, product, refusals = climb_down(passes.rungs(mode, take))
+    rung, batched, refusals = climb_down(passes.rungs(mode, take))
     first_s = next_s = perf_counter() - began
+    method = rung.method
+    product = batched if method == LOOP else run(passes, mode, LOOP, vector[None])
+    if disagrees := not close(batched, product):
+        method = LOOP
     if first_s < VERY_LONG_S:
-        first_s = next_s = _least_seconds(passes, rung.method, mode, vector[None])
-        if first_s < LONG_S and rung.method != LOOP:
+        first_s = next_s = _least_seconds(passes, method, mode, vector[None])
+        if first_s < LONG_S and method != LOOP:
             size = max(vector.numel(), product.numel()) * vector.element_size()
             count = max(FEWEST, min(MOST, SEVERAL_BYTES // max(size, 1)))
             several = vector[None].repeat(count, 1)
-            next_s = _least_seconds(passes, rung.method, mode, several) - first_s
+            next_s = _least_seconds(passes, method, mode, several) - first_s
             next_s = max(next_s, 0.0) / (count - 1)
-    return Probe(mode, rung.method, vector, product[0].detach(), first_s, next_s, refusals)
+    return Probe(mode, method, vector, product[0].detach(), first_s, next_s, refusals, disagrees)
 
 
 def random_vector(passes: Passes, mode: str) -> Tensor:
