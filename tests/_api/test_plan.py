@@ -798,3 +798,24 @@ def test_a_hessian_with_aux_and_gradient():
     torch.testing.assert_close(gradient, torchjac.gradient(energy, Y))
     assert_same(result, torchjac.hessian(energy, Y))
     assert torch.equal(aux, Y.sum())
+
+
+def test_a_graph_on_another_branch_needs_no_columns():
+    plan = torchjac.plan(branching, X, coloring="column")
+    x = (-X).requires_grad_()
+    with pytest.warns(BranchWarning):
+        result = plan(x, create_graph=True)
+    (ours,) = torch.autograd.grad(result.to_dense().pow(2).sum(), x)
+    expected = torchjac.jacobian(branching, x, create_graph=True)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.pow(2).sum(), x)[0])
+
+
+def test_entries_that_are_rounding_alone_are_not_taken_for_wrong_ones():
+    weight = torch.randn(2, 2, dtype=torch.float64)
+    func = lambda x: weight @ (x.softmax(0) + x.softmax(0).roll(1))  # noqa: E731
+    x = torch.tensor([0.3, -0.8], dtype=torch.float64)
+    assert plan_is_zero(torchjac.plan(func, x, strategy="forward-mode")(x, check=True))
+
+
+def plan_is_zero(result):
+    return bool(dense(result).abs().max() < 1e-14)

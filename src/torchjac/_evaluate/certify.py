@@ -26,6 +26,7 @@ def suspects(
     product: Tensor,
     eps: float,
     *,
+    floor: float = 0.0,
     transposed: bool = False,
 ) -> Tensor:
     """Rows in which a sparse matrix times a vector is not what it should be.
@@ -36,6 +37,8 @@ def suspects(
         vector: v, one number for each column.
         product: J v from another source, one number for each row.
         eps: Precision of the arithmetic.
+        floor: A size of entries that rounding may leave where they should be zero, in units of
+            the precision.
         transposed: Compare J^T with its product instead, column by column.
 
     Returns:
@@ -55,7 +58,7 @@ def suspects(
     bound = np.where(known, bound, 0.0)
     own = min(OWN_UNITS * eps, TOLERANCE_CAP)
     common = min(COMMON_UNITS * eps, TOLERANCE_CAP)
-    wrong = np.flatnonzero(off > own * bound + common * bound.max(initial=0.0))
+    wrong = np.flatnonzero(off > own * bound + common * bound.max(initial=floor))
     return torch.from_numpy(wrong)
 
 

@@ -168,6 +168,7 @@ def find_suspects(structure: Structure, entries: Entries) -> tuple[Tensor, Tenso
             vector,
             product,
             structure.eps,
+            floor=structure.floor,
             transposed=mode == REVERSE,
         )
     return found[FORWARD], found[REVERSE]

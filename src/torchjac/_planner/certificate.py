@@ -7,7 +7,6 @@ from torch import Tensor
 
 from torchjac._evaluate.compressed import Passes
 from torchjac._evaluate.ladder import LOOP
-from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.apply import Entries, find_suspects
 from torchjac._planner.probe import FORWARD, REVERSE, probe, run
 from torchjac._planner.structure import Structure
@@ -15,7 +14,7 @@ from torchjac.errors import PatternError
 
 # Rows that are computed in full to be sure, and rows and columns that a message names.
 CONFIRMED, NAMED = 4, 5
-ROUNDING_UNITS, ROUNDING_CAP = 1e4, 0.1
+ROUNDING_UNITS, ROUNDING_CAP, FLOOR_UNITS = 1e4, 0.1, 100.0
 REMEDIES = {
     "given": "Give a pattern that holds them all, or leave `pattern` out to have it detected.",
     "detected": "The detection is at fault, please report it; until then give `pattern`, or use "
@@ -52,7 +51,7 @@ def confirm(
     reasons = []
     confirmable = REVERSE in structure.methods
     for row in rows.tolist()[: CONFIRMED if confirmable else 0]:
-        reason = _fault_of_row(pattern, entries.values, passes, row)
+        reason = _fault_of_row(structure, entries.values, passes, row)
         if reason:
             reasons.append(f"row {row} {reason}")
     if len(rows) and confirmable and not reasons:
@@ -80,8 +79,9 @@ def _rows_at_fault(structure: Structure, passes: Passes, entries: Entries) -> Te
     return find_suspects(structure, entries._replace(proofs=(proof,)))[0]
 
 
-def _fault_of_row(pattern: SparsityPattern, values: Tensor, passes: Passes, row: int) -> str:
+def _fault_of_row(structure: Structure, values: Tensor, passes: Passes, row: int) -> str:
     """What is wrong with a row, empty if it is right."""
+    pattern = structure.pattern
     size = pattern.shape[0]
 
     seed = values.detach().new_zeros(1, size)
@@ -91,8 +91,9 @@ def _fault_of_row(pattern: SparsityPattern, values: Tensor, passes: Passes, row:
     columns = torch.from_numpy(pattern.indices[first:last]).to(values.device).long()
     ours = torch.zeros_like(true)
     ours[columns] = values.detach()[first:last]
-    allowed = min(ROUNDING_UNITS * torch.finfo(values.dtype).eps, ROUNDING_CAP)
-    wrong = (ours - true).abs() > allowed * true.abs().max()
+    allowed = min(ROUNDING_UNITS * structure.eps, ROUNDING_CAP)
+    noise = FLOOR_UNITS * structure.eps * structure.floor
+    wrong = (ours - true).abs() > allowed * true.abs().max() + noise
     outside = wrong.clone()
     outside[columns] = False
     if outside.any():

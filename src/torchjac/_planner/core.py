@@ -242,13 +242,12 @@ class Core:
             "it happens often, make a plan for each case.",
             BranchWarning,
         )
-        request = self.request
+        request, given = self.request, self.given
         if passes.options.create_graph:
             request = replace(request, strategy=REVERSE)
+            given = given if request.order == 2 else given._replace(coloring=None)
         with self.lock, passes.state.replayed():
-            made = prepare(
-                passes.signature, request, passes.options, self.given, moves_buffers=False
-            )
+            made = prepare(passes.signature, request, passes.options, given, moves_buffers=False)
             structure = replace(made.structure, is_stateful=self.main.is_stateful)
             if reads == self.main.found.reads:
                 self.main = structure

@@ -23,7 +23,7 @@ from torchjac._inputs.warn import warn
 from torchjac._layout.arrange import Arrangement, arrange
 from torchjac._layout.cut import Piece, cut
 from torchjac._layout.decompress import decompressor
-from torchjac._pattern.detect import detect
+from torchjac._pattern.detect import Detection, detect
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.apply import (
     Account,
@@ -35,6 +35,7 @@ from torchjac._planner.apply import (
 )
 from torchjac._planner.certificate import confirm
 from torchjac._planner.choose import Choice, choose
+from torchjac._planner.direct import EAGER, with_direct
 from torchjac._planner.probe import FORWARD, REVERSE, Probe, probe
 from torchjac._planner.structure import SYMMETRIC, Found, Request, Scheme, Side, Structure
 from torchjac._torch import coarsest_eps
@@ -103,7 +104,7 @@ def prepare(
         carried = [[y if y.requires_grad else None] for y in outputs]
         look_for_zeros(request.api, tape.outputs, carried)
     is_stateful = moves_buffers or point.state.was_used()
-    pattern, found, is_constant = _find(point.signature, request, given, outputs)
+    pattern, found, seen = _find(point.signature, request, given, outputs)
     passes = Passes(point.signature, outputs, options, point.state, tape)
     probes = _probes(passes, request, pattern)
     structure = Structure(
@@ -113,19 +114,43 @@ def prepare(
         tree=tape.outputs.spec,
         arrangements=_arrangements(pattern, request, outputs, leaves),
         eps=coarsest_eps(outputs),
+        floor=_size(outputs) / (1.0 + _size(leaves)),
         is_stateful=is_stateful,
         methods={p.mode: p.method for p in probes.witnesses},
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
-    if is_constant:
-        structure = replace(structure, constant=entries.values.detach())
+    structure = _finished(structure, request, seen, leaves, entries.values.detach())
     return Prepared(structure, passes, entries)
+
+
+def _size(tensors: Sequence[Tensor]) -> float:
+    """The largest absolute value that is finite."""
+    known = [t.detach().nan_to_num(0.0, 0.0, 0.0).abs().max() for t in tensors if t.numel()]
+    return max(map(float, known), default=0.0)
+
+
+def _finished(
+    structure: Structure,
+    request: Request,
+    seen: Detection | None,
+    leaves: Sequence[Tensor],
+    values: Tensor,
+) -> Structure:
+    """The structure with what makes later calls faster, where it holds for every x."""
+    if seen is None or seen.scope != "global" or structure.scheme is None:
+        return structure
+    if seen.is_constant:
+        return replace(structure, constant=values)
+    if request.backend == EAGER or structure.is_stateful or seen.program.reads:
+        return structure
+    return with_direct(request.api, structure, seen, leaves, values, request.backend)
 
 
 def _find(
     signature: Signature, request: Request, given: Given, outputs: Sequence[Tensor]
-) -> tuple[SparsityPattern, Found, bool]:
-    """The pattern, how it was found, and whether the entries are the same everywhere."""
+) -> tuple[SparsityPattern, Found, Detection | None]:
+    """The pattern, how it was found, and all that was seen on the way."""
+    seen = None
     if given.pattern is None:
         seen = detect(signature, request.scope)
         found = Found(
@@ -139,9 +164,9 @@ def _find(
             seen.trace_s,
             seen.pattern_s,
         )
-        pattern, is_constant = seen.pattern, seen.is_constant and seen.scope == "global"
+        pattern = seen.pattern
     else:
-        pattern, found, is_constant = given.pattern, Found(given.source, request.scope), False
+        pattern, found = given.pattern, Found(given.source, request.scope)
         coloring = given.coloring
         if isinstance(coloring, Coloring) and coloring.pattern != pattern:
             raise ArgumentError(
@@ -154,7 +179,7 @@ def _find(
                 f"{request.api}: `pattern` must have a row for each element of the outputs and a "
                 f"column for each of the inputs: expected shape {shape}, got {pattern.shape}."
             )
-    return (pattern.symmetrized() if request.order == 2 else pattern), found, is_constant
+    return (pattern.symmetrized() if request.order == 2 else pattern), found, seen
 
 
 def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> _Probes:

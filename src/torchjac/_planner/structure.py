@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchjac._coloring.coloring import Coloring
+from torchjac._evaluate.direct.runner import Direct
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
 from torchjac._pattern.pattern import SparsityPattern
@@ -32,6 +33,8 @@ class Request:
         on_branch: "retrace" or "raise".
         vectorize: As in `jacobian`.
         progress: Show a progress bar.
+        backend: What may run: "eager" (passes), "replay", "inductor", or "auto" for the faster
+            of the first two.
     """
 
     api: str = "plan"
@@ -46,6 +49,7 @@ class Request:
     on_branch: str = "retrace"
     vectorize: bool | None = None
     progress: bool = False
+    backend: str = "eager"
 
 
 @dataclass(frozen=True)
@@ -138,12 +142,16 @@ class Structure:
         tree: Their tree.
         arrangements: For each output and input, where the entries go; one of one if `flat`.
         eps: Coarsest precision in the function.
+        floor: Size of the value of the function over that of its inputs: rounding may leave
+            entries of so many units of the precision.
         is_stateful: Whether it draws random numbers or moves buffers: evaluated apart.
         methods: How PyTorch can do each mode.
         scheme: How the entries are computed, None where there can be none.
         candidates: What there was to choose from.
         coloring_s: Seconds that coloring took.
         constant: The entries, if none of them depends on the inputs.
+        direct: The program that computes them without passes, if it is used.
+        emit_s: Seconds that it took to make.
     """
 
     pattern: SparsityPattern
@@ -152,9 +160,12 @@ class Structure:
     tree: Any
     arrangements: Sequence[Sequence[Arrangement]]
     eps: float
+    floor: float
     is_stateful: bool
     methods: Mapping[str, str]
     scheme: Scheme | None = None
     candidates: tuple[Candidate, ...] = ()
     coloring_s: float = 0.0
     constant: Tensor | None = None
+    direct: Direct | None = None
+    emit_s: float = 0.0
