@@ -20,7 +20,7 @@ from torchjac._planner.explain import as_html, as_text
 from torchjac._planner.fit import fit_of
 from torchjac._planner.held import marks_of_inputs
 from torchjac._planner.prepare import Given, prepare
-from torchjac._planner.result import rebuild, refill
+from torchjac._planner.result import rebuild, refill, run_direct
 from torchjac._planner.structure import SYMMETRIC, Candidate, Request
 from torchjac.errors import ArgumentError, ArgumentTypeError
 
@@ -63,6 +63,9 @@ class Plan:
         self._refuse_graph(out, create_graph)
         core = self._core
         has_aux = core.call.has_aux
+        ready = None if create_graph or check or has_aux else core.direct(inputs)
+        if ready is not None:
+            return run_direct(ready, core.request, out)
         answer = core.answer(inputs, create_graph=create_graph, check=check, with_value=has_aux)
         result = self._result(answer, out)
         return (result, handed_out(answer.outputs.aux, create_graph)) if has_aux else result
@@ -202,6 +205,7 @@ def plan(
     memory: int | float | None = None,
     has_aux: bool = False,
     on_branch: str = "retrace",
+    backend: str = "auto",
 ) -> Plan:
     """Find the structure of a Jacobian or Hessian, and the cheapest way to compute it.
 
@@ -234,6 +238,11 @@ def plan(
         has_aux: `func` returns (output, aux) and aux is handed through.
         on_branch: What to do where `func` takes another branch than it did here: "retrace", or
             "raise" an error.
+        backend: How the entries are computed: "eager", by passes through `func`; "replay", by one
+            program from x to the entries that is emitted once, operation by operation;
+            "inductor", by that program compiled (seconds at first); "auto", the faster of the
+            first two. A program is emitted for functions that neither read values nor draw
+            random numbers; where that is not possible, `print(plan)` says why.
 
     Returns:
         The plan.
@@ -270,6 +279,7 @@ def plan(
         memory,
         on_branch,
         vectorize,
+        backend=backend,
     )
     check_request(request)
     given = given_of("plan", order, pattern, coloring)
@@ -331,6 +341,7 @@ def check_request(request: Request) -> None:
     check_choice(api, "order", request.order, (1, 2))
     check_choice(api, "scope", request.scope, ("global", "local"))
     check_choice(api, "on_branch", request.on_branch, ("retrace", "raise"))
+    check_choice(api, "backend", request.backend, ("auto", "eager", "replay", "inductor"))
     size = request.blocksize
     if size is None:
         return

@@ -27,6 +27,7 @@ def suspects(
     eps: float,
     *,
     floor: float = 0.0,
+    slack: Tensor | None = None,
     transposed: bool = False,
 ) -> Tensor:
     """Rows in which a sparse matrix times a vector is not what it should be.
@@ -39,6 +40,7 @@ def suspects(
         eps: Precision of the arithmetic.
         floor: A size of entries that rounding may leave where they should be zero, in units of
             the precision.
+        slack: What more is let pass, for each row.
         transposed: Compare J^T with its product instead, column by column.
 
     Returns:
@@ -58,8 +60,10 @@ def suspects(
     bound = np.where(known, bound, 0.0)
     own = min(OWN_UNITS * eps, TOLERANCE_CAP)
     common = min(COMMON_UNITS * eps, TOLERANCE_CAP)
-    wrong = np.flatnonzero(off > own * bound + common * bound.max(initial=floor))
-    return torch.from_numpy(wrong)
+    allowed = own * bound + common * bound.max(initial=floor)
+    if slack is not None:
+        allowed = allowed + _array(slack)
+    return torch.from_numpy(np.flatnonzero(off > allowed))
 
 
 def _times(

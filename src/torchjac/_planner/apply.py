@@ -150,12 +150,15 @@ def tell(
     publish(report, ())
 
 
-def find_suspects(structure: Structure, entries: Entries) -> tuple[Tensor, Tensor]:
+def find_suspects(
+    structure: Structure, entries: Entries, slack: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Rows and columns in which the entries contradict their proofs.
 
     Args:
         structure: Where the entries belong.
         entries: With proofs; a mode without one leaves its side empty.
+        slack: What more is let pass, by mode, for each row or column.
 
     Returns:
         Numbers of the rows, and of the columns.
@@ -169,6 +172,7 @@ def find_suspects(structure: Structure, entries: Entries) -> tuple[Tensor, Tenso
             product,
             structure.eps,
             floor=structure.floor,
+            slack=None if slack is None else slack[mode],
             transposed=mode == REVERSE,
         )
     return found[FORWARD], found[REVERSE]

@@ -8,13 +8,15 @@ from torch import Tensor
 from torchjac._evaluate.compressed import Passes
 from torchjac._evaluate.ladder import LOOP
 from torchjac._planner.apply import Entries, find_suspects
-from torchjac._planner.probe import FORWARD, REVERSE, probe, run
+from torchjac._planner.probe import FORWARD, REVERSE, random_vector, run
 from torchjac._planner.structure import Structure
 from torchjac.errors import PatternError
 
 # Rows that are computed in full to be sure, and rows and columns that a message names.
 CONFIRMED, NAMED = 4, 5
 ROUNDING_UNITS, ROUNDING_CAP, FLOOR_UNITS = 1e4, 0.1, 100.0
+# Seeds whose products show the noise, and how many times the noise is let pass.
+MULTIPLES, NOISE = (3.0, 5.0, 7.0), 100.0
 REMEDIES = {
     "given": "Give a pattern that holds them all, or leave `pattern` out to have it detected.",
     "detected": "The detection is at fault, please report it; until then give `pattern`, or use "
@@ -44,10 +46,10 @@ def confirm(
     Raises:
         PatternError: The entries are wrong.
     """
-    rows, columns = suspicious
+    rows, columns = _beyond_noise(structure, passes, entries, suspicious)
+    if not len(rows) + len(columns):
+        return
     pattern = structure.pattern
-    if not len(rows):
-        rows = _rows_at_fault(structure, passes, entries)
     reasons = []
     confirmable = REVERSE in structure.methods
     for row in rows.tolist()[: CONFIRMED if confirmable else 0]:
@@ -69,14 +71,31 @@ def confirm(
     )
 
 
-def _rows_at_fault(structure: Structure, passes: Passes, entries: Entries) -> Tensor:
-    """Rows that contradict a product by forward mode, none where PyTorch has no forward rule."""
-    try:
-        known = probe(passes, FORWARD)
-    except Exception:  # the columns will have to do
-        return torch.empty(0, dtype=torch.int64)
-    proof = (FORWARD, known.vector, known.product)
-    return find_suspects(structure, entries._replace(proofs=(proof,)))[0]
+def _beyond_noise(
+    structure: Structure, passes: Passes, entries: Entries, suspicious: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns that differ by more than rounding, as it shows in products of multiples."""
+    # Both modes are asked: where reverse mode alone is in use, forward mode names the rows.
+    proofs, slack = [], {}
+    for mode, found in zip((FORWARD, REVERSE), suspicious, strict=True):
+        vector = random_vector(passes, mode)
+        try:
+            product, noise = _with_noise(passes, mode, vector[None])
+        except Exception:  # PyTorch has no rule for this mode: the other one has to do
+            if len(found):
+                raise
+            continue
+        proofs.append((mode, vector, product))
+        slack[mode] = NOISE * noise
+    return find_suspects(structure, entries._replace(proofs=tuple(proofs)), slack)
+
+
+def _with_noise(passes: Passes, mode: str, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """A product, and by how much it differs from the same with multiples of the seed."""
+    # Products are linear in the seed but for rounding, which is another one for each multiple.
+    product = run(passes, mode, LOOP, seed)[0].detach()
+    others = [run(passes, mode, LOOP, k * seed)[0].detach() / k for k in MULTIPLES]
+    return product, torch.stack([(other - product).abs() for other in others]).amax(0)
 
 
 def _fault_of_row(structure: Structure, values: Tensor, passes: Passes, row: int) -> str:
@@ -86,14 +105,15 @@ def _fault_of_row(structure: Structure, values: Tensor, passes: Passes, row: int
 
     seed = values.detach().new_zeros(1, size)
     seed[0, row] = 1
-    true = run(passes, REVERSE, LOOP, seed)[0].detach().to(values)
+    true, noise = _with_noise(passes, REVERSE, seed)
+    true, noise = true.to(values), noise.to(values)
     first, last = int(pattern.indptr[row]), int(pattern.indptr[row + 1])
     columns = torch.from_numpy(pattern.indices[first:last]).to(values.device).long()
     ours = torch.zeros_like(true)
     ours[columns] = values.detach()[first:last]
     allowed = min(ROUNDING_UNITS * structure.eps, ROUNDING_CAP)
-    noise = FLOOR_UNITS * structure.eps * structure.floor
-    wrong = (ours - true).abs() > allowed * true.abs().max() + noise
+    slack = FLOOR_UNITS * structure.eps * structure.floor + NOISE * noise.max()
+    wrong = (ours - true).abs() > allowed * true.abs().max() + slack
     outside = wrong.clone()
     outside[columns] = False
     if outside.any():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.compressed import Passes
+from torchjac._evaluate.direct.runner import Direct
 from torchjac._evaluate.gradients import gradient_signature
 from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
@@ -75,6 +76,14 @@ class Answer(NamedTuple):
     signature: Signature
     values: Tensor
     outputs: Outputs
+
+
+class Ready(NamedTuple):
+    """An emitted program that may be trusted, and where to run it."""
+
+    structure: Structure
+    signature: Signature
+    program: Direct
 
 
 @dataclass(eq=False)
@@ -153,11 +162,30 @@ class Core:
         value = passes.value or Outputs(structure.outputs, structure.tree, None)
         return Answer(structure, signature, entries.values, value)
 
+    def direct(self, inputs: Any) -> Ready | None:
+        """The emitted program, where there is one that belongs to the function as it is now.
+
+        Args:
+            inputs: Where the Jacobian is wanted.
+
+        Returns:
+            The program and x.
+        """
+        structure = self.main
+        if structure.direct is None:
+            return None
+        signature = self.call.bind(self.request.api, inputs)
+        self.fit.refuse(self.request.api, inputs, signature.leaves)
+        if not self._is_unchanged(inputs, signature):
+            return None
+        return Ready(structure, signature, structure.direct)
+
     def _evaluate(self, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""
         main, options = self.main, passes.options
         sides = () if main.scheme is None else main.scheme.sides
-        back = options.create_graph or any(side.mode == REVERSE for side in sides)
+        passed = any(side.mode == REVERSE for side in sides) and main.direct is None
+        back = options.create_graph or passed
         if not main.found.reads:
             if back or with_value or main.is_stateful:
                 passes.evaluate(keep_graph=back or self.call.order == 2)
@@ -209,6 +237,10 @@ class Core:
         if structure.constant is not None and _still_constant(structure, passes):
             return Entries(structure.constant.clone(), ())
         trusted = trusted and structure.constant is None
+        if structure.direct is not None and trusted and not passes.options.create_graph:
+            leaves = [leaf.detach() for leaf in passes.signature.leaves]
+            entries = Entries(structure.direct.nonzeros(leaves), ())
+            return self._certified(structure, passes, entries) if check else entries
         device = passes.signature.leaves[0].device
         chunks = [planned_chunks(side, self.request, device) for side in scheme.sides]
         entries = take_entries(scheme, passes, chunks, certified=check or not trusted)
@@ -216,6 +248,12 @@ class Core:
         tell(self.request.api, scheme.sides, chunks, size, "planned")
         if not (check or not trusted):
             return entries
+        return self._certified(structure, passes, entries, trusted=trusted)
+
+    def _certified(
+        self, structure: Structure, passes: Passes, entries: Entries, *, trusted: bool = True
+    ) -> Entries | None:
+        """The entries after a certificate, None if they are those of another function."""
         if not entries.proofs:
             entries = entries._replace(proofs=(_proof(structure, passes),))
         rows, columns = find_suspects(structure, entries)

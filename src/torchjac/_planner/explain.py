@@ -53,6 +53,8 @@ def _facts(core: Core) -> list[tuple[str, str]]:
         facts.append(("branches", f"{len(core.branches)} more were planned"))
     found = main.found
     times = (("trace", found.trace_s), ("pattern", found.pattern_s), ("coloring", main.coloring_s))
+    if main.emit_s:
+        times = (*times, ("program", main.emit_s))
     facts.append(("prepared in", ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in times)))
     return facts
 

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.compressed import common_dtype
+from torchjac._evaluate.direct.runner import Direct
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._layout.arrange import Arrangement
+from torchjac._planner.core import Ready
 from torchjac._planner.structure import Request, Structure
 from torchjac._torch import pytree
 from torchjac.errors import PlanMismatchError
+
+_MARK = "_torchjac_written"
 
 
 def rebuild(structure: Structure, signature: Signature, request: Request, values: Tensor) -> Any:
@@ -68,6 +72,41 @@ def refill(
         )
     for block, where, dtype in zip(blocks, places, dtypes, strict=True):
         where.refill(block, values.detach().to(dtype))
+
+
+def run_direct(ready: Ready, request: Request, out: Any) -> Any:
+    """The Jacobian by an emitted program; into an earlier result only what depends on x.
+
+    A result of one CSR matrix that nobody has written to since is known by a mark that it carries.
+
+    Args:
+        ready: The program and x.
+        request: What the user asked for.
+        out: An earlier result, or None.
+
+    Returns:
+        The result.
+    """
+    structure, signature, program = ready
+    leaves = [leaf.detach() for leaf in signature.leaves]
+    where = structure.arrangements[0][0]
+    markable = where.layout is torch.sparse_csr and where.take is None and len(leaves) == 1
+    if markable and out is not None and _is_marked(out, program):
+        program.refill(out.values(), leaves)
+        setattr(out, _MARK, (id(program), out._version))
+        return out
+    values = program.nonzeros(leaves)
+    if out is None:
+        out = rebuild(structure, signature, request, values)
+    else:
+        refill(structure, signature, request, values, out)
+    if markable and isinstance(out, Tensor):
+        setattr(out, _MARK, (id(program), out._version))
+    return out
+
+
+def _is_marked(out: Any, program: Direct) -> bool:
+    return isinstance(out, Tensor) and getattr(out, _MARK, None) == (id(program), out._version)
 
 
 def _dtypes(signature: Signature, request: Request) -> list[torch.dtype]:
