@@ -90,7 +90,7 @@ def test_detected_patterns_are_those_derived_by_hand(name):
 
 def test_a_large_stencil_takes_a_few_seeds():
     problem = scenario("brusselator", 32)
-    plan = torchjac.plan(problem.function, problem.x())
+    plan = torchjac.plan(problem.function, problem.x(), backend="eager")
     with torchjac.record() as runs:
         result = plan(problem.x() + 0.1)
     assert result.shape == (2048, 2048)
@@ -103,7 +103,8 @@ def test_a_large_stencil_takes_a_few_seeds():
 
 def test_dense_rows_and_columns_are_taken_from_both_sides():
     problem = scenario("arrow", 40)
-    plan = torchjac.plan(problem.function, problem.x(), coloring="bidirectional")
+    options = {"coloring": "bidirectional", "backend": "eager"}
+    plan = torchjac.plan(problem.function, problem.x(), **options)
     assert plan.coloring.num_colors == 3
     assert plan.method == "columns by forward mode and rows by reverse mode"
     assert_same(plan(problem.x() + 1), torchjac.jacobian(problem.function, problem.x() + 1))
@@ -113,7 +114,8 @@ def test_dense_rows_and_columns_are_taken_from_both_sides():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_seeds_may_go_in_chunks(strategy, chunk_size):
     func = lambda x: x.cumsum(0) ** 2  # noqa: E731
-    plan = torchjac.plan(func, X, strategy=strategy, chunk_size=chunk_size)
+    options = {"strategy": strategy, "chunk_size": chunk_size, "backend": "eager"}
+    plan = torchjac.plan(func, X, **options)
     with torchjac.record() as runs:
         result = plan(Y, check=True)
     assert runs[0].chunk_size == chunk_size
@@ -580,7 +582,7 @@ class WrongJvp(torch.autograd.Function):
 def test_forward_rules_that_contradict_reverse_mode_are_given_up():
     func = lambda x: WrongJvp.apply(x) * x  # noqa: E731
     with pytest.warns(DisagreementWarning, match="rows by reverse mode"):
-        plan = torchjac.plan(func, X, strategy="forward-mode")
+        plan = torchjac.plan(func, X, strategy="forward-mode", backend="eager")
     assert plan.method == "rows by reverse mode"
     assert_same(plan(Y), torchjac.jacobian(func, Y))
 
@@ -725,7 +727,7 @@ def test_a_file_of_another_function_is_refused(tmp_path):
 
 
 def test_what_a_plan_tells():
-    plan = torchjac.plan(chain, X, strategy="reverse-mode")
+    plan = torchjac.plan(chain, X, strategy="reverse-mode", backend="eager")
     assert repr(plan) == "Plan(12 × 12, nnz=23, method='rows by reverse mode')"
     assert plan.coloring.kind == "row"
     assert [c.is_chosen for c in plan.candidates].count(True) == 1

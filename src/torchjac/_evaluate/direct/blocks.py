@@ -97,7 +97,7 @@ def merged(block: Block) -> Block:
         return block
     index = np.zeros((count, *block.shape), np.int32)
     for slice_index, group in zip(block.index, groups, strict=True):
-        np.maximum(index[group], slice_index, out=index[group])
+        np.maximum(index[group, ...], slice_index, out=index[group, ...])
     return Block(index, _sums(block.values, groups, count))
 
 
