@@ -1,6 +1,7 @@
 """Plans: find the structure of a Jacobian or Hessian once, use it often."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.checks import check_choice, check_layout
 from torchjac._inputs.signature import Wrt
+from torchjac._inputs.state import State
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import read_plan, write_plan
 from torchjac._planner.core import Answer, Call, Core, of_order
@@ -242,7 +244,10 @@ def plan(
             program from x to the entries that is emitted once, operation by operation;
             "inductor", by that program compiled (seconds at first); "auto", the faster of the
             first two. A program is emitted for functions that neither read values nor draw
-            random numbers; where that is not possible, `print(plan)` says why.
+            random numbers. "auto" does so only if all that `func` can read besides its arguments
+            is understood, so that a change of it is noticed; "replay" and "inductor" trust that
+            what cannot be seen (state of compiled code, of files, of other libraries) stays as it
+            is. `print(plan)` tells which it was.
 
     Returns:
         The plan.
@@ -300,6 +305,8 @@ def make(
     options = options_of(request)
     signature = read_call(request.api, func, inputs, options, wrt=wrt, has_aux=has_aux)
     call = Call(func, wrt, has_aux, request.order)
+    state = call.state()
+    request = settled(request, given, state)
     made = prepare(
         of_order(signature, request.order),
         request,
@@ -317,8 +324,17 @@ def make(
             made.structure,
             call.marks(),
             marks_of_inputs(inputs, leaves),
+            state=state,
         )
     )
+
+
+def settled(request: Request, given: Given, state: State | None) -> Request:
+    """The request, without a program where passes were asked for or nobody can watch `func`."""
+    asks = request.strategy != "auto" or request.chunk_size or request.vectorize is not None
+    if request.backend == "auto" and (asks or given != Given() or state is None):
+        return replace(request, backend="eager")
+    return request
 
 
 def options_of(request: Request, *, create_graph: bool = False, strict: bool = False) -> Options:

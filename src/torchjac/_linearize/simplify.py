@@ -84,9 +84,10 @@ def _copies(nodes: Sequence[Node], values: Sequence[Value]) -> Mapping[int, int]
     """What each copy is a copy of."""
     same: dict[int, int] = {}
     for node in nodes:
-        if getattr(node.op, "overloadpacket", None) not in _COPIES:
+        first = node.args[0] if node.args else None
+        if getattr(node.op, "overloadpacket", None) not in _COPIES or not isinstance(first, Ref):
             continue
-        source: int = node.args[0].number
+        source = first.number
         copy = node.outputs[0]
         if copy is not None and values[source] == values[copy]:
             same[copy] = same.get(source, source)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchjac._evaluate.certify import suspects
 from torchjac._evaluate.compressed import Passes, Seeds, common_dtype
+from torchjac._evaluate.direct.runner import Direct
 from torchjac._evaluate.memory import FORWARD_PASS_BYTES, REVERSE_PASS_BYTES, Budget, is_negligible
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Evaluation, is_listened_to, publish
@@ -148,6 +149,13 @@ def tell(
         result_bytes=result_bytes,
     )
     publish(report, ())
+
+
+def tell_direct(api: str, program: Direct) -> None:
+    """Report an evaluation without passes."""
+    if is_listened_to():
+        size = program.program.nonzero_bytes
+        publish(Evaluation(api, "direct", program.backend, "planned", 0, 1, 0, 0, size), ())
 
 
 def find_suspects(

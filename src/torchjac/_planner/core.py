@@ -16,10 +16,19 @@ from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
 from torchjac._inputs.closure import held_modules
 from torchjac._inputs.signature import Outputs, Signature, Wrt, bind
+from torchjac._inputs.state import State, state_of
 from torchjac._inputs.warn import warn
 from torchjac._linearize.reads import Reads
-from torchjac._planner.apply import Entries, find_suspects, planned_chunks, take_entries, tell
+from torchjac._planner.apply import (
+    Entries,
+    find_suspects,
+    planned_chunks,
+    take_entries,
+    tell,
+    tell_direct,
+)
 from torchjac._planner.certificate import confirm
+from torchjac._planner.direct import without_direct
 from torchjac._planner.fit import Fit
 from torchjac._planner.held import Marks, marks_of_function, marks_of_inputs
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
@@ -50,6 +59,10 @@ class Call(NamedTuple):
         if isinstance(self.wrt, torch.nn.Module):
             return False
         return any(True for module in held_modules(self.func) for _ in module.buffers())
+
+    def state(self) -> State | None:
+        """All that the function can read now, parameters that are differentiated apart."""
+        return None if isinstance(self.wrt, torch.nn.Module) else state_of(self.func)
 
     def marks(self) -> Marks:
         """What the function holds now."""
@@ -101,6 +114,7 @@ class Core:
         branches: Other branches, by what the function reads there.
         lock: Held while any of these change.
         row_schemes: For each branch the scheme for results that can be differentiated.
+        state: All that the function could read then, None if some of it cannot be seen.
     """
 
     call: Call
@@ -113,17 +127,24 @@ class Core:
     branches: dict[tuple[Any, ...], Structure] = field(default_factory=dict)
     lock: Any = field(default_factory=RLock)
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
+    state: State | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the lock; marks are those of this process, and are made anew in the next."""
+        # An emitted program stays here too: it holds numbers of what the function reads, and
+        # that is another copy there.
         held = self.held is not None and self.held == self.call.marks()
+        if self.state is not None:
+            held = self.state.still_holds(self.call.func)
         constants = () if self.constants == () else None
-        return dict(self.__dict__, lock=None, held=held, constants=constants)
+        main = without_direct(self.main)
+        return dict(self.__dict__, lock=None, held=held, constants=constants, main=main, state=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
         self.__dict__.update(state, lock=RLock())
         self.held = self.call.marks() if state["held"] else None
+        self.state = self.call.state() if state["held"] else None
 
     def answer(self, inputs: Any, *, create_graph: bool, check: bool, with_value: bool) -> Answer:
         """Compute the entries.
@@ -220,11 +241,11 @@ class Core:
 
     def _is_unchanged(self, inputs: Any, signature: Signature) -> bool:
         """Whether all that is not differentiated is as it was when the plan was made."""
-        return (
-            self.held is not None
-            and self.constants == marks_of_inputs(inputs, signature.leaves)
-            and self.held == marks_of_function(self.call.func, signature.leaves)
-        )
+        if self.constants != marks_of_inputs(inputs, signature.leaves):
+            return False
+        if self.state is not None:
+            return self.state.still_holds(self.call.func)
+        return self.held is not None and self.held == self.call.marks()
 
     def _entries(
         self, structure: Structure, passes: Passes, *, trusted: bool, check: bool
@@ -240,6 +261,7 @@ class Core:
         if structure.direct is not None and trusted and not passes.options.create_graph:
             leaves = [leaf.detach() for leaf in passes.signature.leaves]
             entries = Entries(structure.direct.nonzeros(leaves), ())
+            tell_direct(self.request.api, structure.direct)
             return self._certified(structure, passes, entries) if check else entries
         device = passes.signature.leaves[0].device
         chunks = [planned_chunks(side, self.request, device) for side in scheme.sides]
@@ -289,7 +311,7 @@ class Core:
             structure = replace(made.structure, is_stateful=self.main.is_stateful)
             if reads == self.main.found.reads:
                 self.main = structure
-                self.held = self.call.marks()
+                self.held, self.state = self.call.marks(), self.call.state()
                 self.constants = marks_of_inputs(inputs, passes.signature.leaves)
                 self.branches.clear()
                 self.row_schemes.clear()

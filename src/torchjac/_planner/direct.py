@@ -65,6 +65,18 @@ def with_direct(
     return replace(structure, direct=direct, candidates=tuple(candidates), emit_s=emit_s)
 
 
+def without_direct(structure: Structure) -> Structure:
+    """The structure with passes instead of an emitted program."""
+    if structure.direct is None:
+        return structure
+    passes = [c for c in structure.candidates if not c.name.startswith("direct")]
+    columns = structure.scheme.sides if structure.scheme is not None else ()
+    seeds = sum([side.seeds for side in columns])
+    chosen = next((c for c in passes if c.seeds == seeds), None)
+    passes = [replace(c, is_chosen=c is chosen) for c in passes]
+    return replace(structure, direct=None, candidates=tuple(passes))
+
+
 def _made(
     api: str,
     structure: Structure,

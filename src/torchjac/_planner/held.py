@@ -6,7 +6,6 @@ A pattern is found at one state of all that: a weight that was exactly zero then
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchjac._inputs.closure import held_modules, reachable
@@ -45,23 +44,6 @@ def marks_of_inputs(inputs: Any, selected: Sequence[Tensor]) -> Marks:
     if any(inputs is tensor for tensor in selected):
         return ()
     return _marks(pytree.tree_leaves(inputs), selected)
-
-
-class Parameters:
-    """Copies of the parameters and buffers that a function holds, to see whether they change.
-
-    `parameter.data` can be written to without a trace, and old training loops do so.
-    """
-
-    def __init__(self, func: Callable[..., Any]) -> None:
-        modules = held_modules(func)
-        held = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        held += [value for _, value in reachable(func) if isinstance(value, Tensor)]
-        self._kept = [(t, t.detach().clone()) for t in held if t.requires_grad or modules]
-
-    def are_unchanged(self) -> bool:
-        """Whether all of them are what they were."""
-        return all([torch.equal(now, then) for now, then in self._kept])
 
 
 def _held(func: Callable[..., Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from torchjac._evaluate.compressed import common_dtype
 from torchjac._evaluate.direct.runner import Direct
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._layout.arrange import Arrangement
+from torchjac._planner.apply import tell_direct
 from torchjac._planner.core import Ready
 from torchjac._planner.structure import Request, Structure
 from torchjac._torch import pytree
@@ -88,6 +89,7 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
         The result.
     """
     structure, signature, program = ready
+    tell_direct(request.api, program)
     leaves = [leaf.detach() for leaf in signature.leaves]
     where = structure.arrangements[0][0]
     markable = where.layout is torch.sparse_csr and where.take is None and len(leaves) == 1

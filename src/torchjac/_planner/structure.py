@@ -12,7 +12,6 @@ from torchjac._evaluate.direct.runner import Direct
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
 from torchjac._pattern.pattern import SparsityPattern
-from torchjac._planner.held import Parameters
 
 SYMMETRIC = ("star", "acyclic")
 
@@ -152,7 +151,6 @@ class Structure:
         coloring_s: Seconds that coloring took.
         constant: The entries, if none of them depends on the inputs.
         direct: The program that computes them without passes, if it is used.
-        parameters: What the function held when that was made, which it took as constant.
         emit_s: Seconds that it took to make.
     """
 
@@ -170,5 +168,4 @@ class Structure:
     coloring_s: float = 0.0
     constant: Tensor | None = None
     direct: Direct | None = None
-    parameters: Parameters | None = None
     emit_s: float = 0.0

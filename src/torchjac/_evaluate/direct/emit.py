@@ -35,12 +35,14 @@ class DirectProgram:
         varying: Takes the inputs, returns those nonzeros that depend on them; None if none does.
         targets: Places of these among the nonzeros, rising; None if they are all.
         operations: Number of operations of `whole`.
+        nonzero_bytes: Size of the nonzeros.
     """
 
     whole: fx.GraphModule
     varying: fx.GraphModule | None
     targets: Tensor | slice | None
     operations: int
+    nonzero_bytes: int
 
 
 def emit(
@@ -91,7 +93,7 @@ def emit(
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
         where = torch.from_numpy(targets).to(like.device)
-    return DirectProgram(whole, part, where, operations)
+    return DirectProgram(whole, part, where, operations, pattern.nnz * like.element_size())
 
 
 def as_slice(places: NDArray[np.int64]) -> slice | None:
