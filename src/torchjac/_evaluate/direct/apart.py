@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.blocks import Block, IntArray
 
 
 def varies(block: Block, dim: int) -> bool:
@@ -31,29 +31,52 @@ def apart(block: Block, dims: list[int]) -> Block:
     )
 
 
-def one_hot(block: Block, dim: int) -> Block:
-    """The block with a slice for each index along an axis, zero but there.
+def comb(block: Block, dim: int, period: int) -> Block:
+    """The block with a slice for each of several combs of elements along an axis, zero elsewhere.
 
     Args:
         block: Of a tensor of shape S.
-        dim: Axis of the tensor, of length r.
+        dim: Axis of the tensor.
+        period: Distance of the teeth.
 
     Returns:
-        A block of the same tensor with r times as many slices. Along the axis no element of a
-        slice names another input than its neighbours, for all but one name none.
+        A block of the same tensor with `period` times as many slices: for each comb, of the
+        elements k, k + period, k + 2 period, ... along the axis.
     """
-    length, axis = block.shape[dim], dim + 1
-    index = np.zeros((length, *block.index.shape), np.int32)
-    for place in range(length):
-        at = (slice(None),) * axis + (place,)
-        index[place][at] = block.index[at]
-    ones = [length if d == axis else 1 for d in range(block.index.ndim)]
-    eye = torch.eye(length, dtype=block.values.dtype, device=block.values.device)
-    values = block.values[None] * eye.reshape(length, *ones)
+    teeth = np.arange(block.shape[dim]) % period == np.arange(period)[:, None]
+    ones = [block.shape[dim] if d == dim else 1 for d in range(len(block.shape))]
+    teeth = teeth.reshape(period, 1, *ones)
+    index = np.where(teeth, block.index, np.int32(0))
+    kept = torch.from_numpy(teeth).to(block.values.device)
+    zero = torch.zeros((), dtype=block.values.dtype, device=block.values.device)
+    values = torch.where(kept, block.values, zero)
     return Block(index.reshape(-1, *block.shape), values.reshape(-1, *block.shape))
 
 
-def sources_of(targets: np.ndarray, count: int) -> np.ndarray:
+def gathered(block: Block, sources: IntArray) -> Block:
+    """The derivatives of other elements, in place of those of each element.
+
+    Args:
+        block: k slices of a tensor.
+        sources: Which elements of the tensor laid out flat, counted from 1, 0 for none; shape
+            (r, *S).
+
+    Returns:
+        A block of a tensor of shape S, with k r slices.
+    """
+    index = block.index.reshape(block.slices, -1)
+    values = block.values.reshape(block.slices, -1)
+    if sources.all():
+        sources = sources - 1
+    else:
+        index = np.pad(index, ((0, 0), (1, 0)))
+        values = torch.nn.functional.pad(values, (1, 0))
+    shape = sources.shape[1:]
+    where = torch.from_numpy(np.ascontiguousarray(sources)).to(values.device)
+    return Block(index[:, sources].reshape(-1, *shape), values[:, where].reshape(-1, *shape))
+
+
+def sources_of(targets: IntArray, count: int) -> IntArray:
     """Which elements are put to each place.
 
     Args:
@@ -61,7 +84,10 @@ def sources_of(targets: np.ndarray, count: int) -> np.ndarray:
         count: Number of places.
 
     Returns:
-        Elements, shape (most at one place, count); the number of elements stands for none.
+        Elements, counted from 1, shape (most at one place, count); 0 stands for none.
+
+    >>> sources_of(np.array([3, 1, 3]), 3).tolist()
+    [[2, 0, 1], [0, 0, 3]]
     """
     elements = np.flatnonzero(targets)
     places = targets[elements] - 1
@@ -69,6 +95,6 @@ def sources_of(targets: np.ndarray, count: int) -> np.ndarray:
     elements, places = elements[order], places[order]
     firsts = np.searchsorted(places, np.arange(count))
     ranks = np.arange(len(places)) - firsts[places]
-    sources = np.full((int(ranks.max(initial=0)) + 1, count), len(targets))
-    sources[ranks, places] = elements
+    sources = np.zeros((int(ranks.max(initial=0)) + 1, count), np.int64)
+    sources[ranks, places] = elements + 1
     return sources

@@ -8,7 +8,7 @@ on which the index does not change sums the derivatives, and one on which it doe
 further axis of derivatives.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.transport import Transport, without_strides
+from torchjac._evaluate.direct.operate import without_strides
+from torchjac._evaluate.direct.transport import PRODUCTS, Transport
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._local.call import Call
 from torchjac._local.registry import opaque_terms
@@ -45,6 +46,7 @@ def carry(
 
     Raises:
         TooManyDerivativesError: There are more.
+        NotImplementedError: There are sparse tensors that are no factors of products.
     """
     values = dict(program.constants) | dict(zip(program.primals, primals, strict=True))
     carried = _start(program, primals)
@@ -52,6 +54,7 @@ def carry(
         if program.linear.isdisjoint(node.inputs):
             _evaluate(node, values)
             continue
+        _check_layouts(node, program, values)
         call = Call(node, program, scope == "local")
         terms = terms_of(call) or opaque_terms(call)
         for position, number in enumerate(node.outputs):
@@ -74,6 +77,18 @@ def _start(program: LinearProgram, primals: Sequence[Tensor]) -> dict[int, list[
         carried[number] = [Block(index, one.expand(1, *shape))] if count else []
         start += count
     return carried
+
+
+def _check_layouts(node: Node, program: LinearProgram, values: Mapping[int, Tensor]) -> None:
+    """Derivatives are strided tensors; coefficients may be sparse in products only."""
+    tangents = [n for n in (*node.inputs, *node.outputs) if n in program.linear]
+    kinds = [program.values[n] for n in tangents]
+    is_strided = all([kind.strides or not kind.shape for kind in kinds])
+    factors = [values[n] for n in node.inputs if n in values]
+    is_product = getattr(node.op, "overloadpacket", None) in PRODUCTS
+    if is_strided and (is_product or all([f.layout is torch.strided for f in factors])):
+        return
+    raise NotImplementedError(f"{node.name} works with sparse tensors")
 
 
 def _evaluate(node: Node, values: dict[int, Tensor]) -> None:

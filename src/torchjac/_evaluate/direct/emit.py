@@ -12,13 +12,15 @@ from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import assemble
 from torchjac._evaluate.direct.carry import carry
+from torchjac._evaluate.direct.operate import without_strides
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
-from torchjac._evaluate.direct.transport import TooManyDerivativesError, without_strides
+from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.simplify import trimmed
 from torchjac._pattern.pattern import SparsityPattern
 
+aten = torch.ops.aten
 # More derivatives of one tensor than this many times the nonzeros, or than this in all, and
 # compressed passes are better; fewer than the least are always carried.
 MOST_TIMES, MOST_DERIVATIVES, FEW_DERIVATIVES = 32, 2**26, 2**20
@@ -149,8 +151,22 @@ def _graph(
         for position, number in enumerate(node.outputs):
             if number is not None:
                 made[number] = graph.call_function(getitem, (result, position))
-    graph.output(fetch(Ref(output)))
+    result = fetch(Ref(output))
+    if _may_be_borrowed(result):
+        result = graph.call_function(aten.clone.default, (result,))
+    graph.output(result)
     return fx.GraphModule(root, graph)
+
+
+def _may_be_borrowed(result: fx.Node) -> bool:
+    """Whether a result may lie in the memory of an input or a constant."""
+    while result.op == "call_function" and result.target is not getitem:
+        schema: Any = getattr(result.target, "_schema", None)
+        is_view = schema is None or any([a.alias_info is not None for a in schema.arguments])
+        if not is_view and result.target is not aten.reshape.default:
+            return False
+        result = result.all_input_nodes[0]
+    return True
 
 
 def _returns_list(op: Any) -> bool:

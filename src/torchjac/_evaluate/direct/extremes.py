@@ -4,7 +4,7 @@ Where both are the same, one label reaches the element, whatever the operation s
 seen along which axes an operation mixes, and which input element a sum belongs to.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -45,9 +45,9 @@ class Extremes:
     high: IntArray
 
     @property
-    def agree(self) -> bool:
-        """Whether each element is reached by one label at most."""
-        return bool((self.low == self.high).all())
+    def span(self) -> int:
+        """How far the labels that reach one element lie apart at most."""
+        return int((self.high - self.low).max(initial=0))
 
 
 def extremes(labels: IntArray, maps: Any) -> Extremes:
@@ -64,6 +64,22 @@ def extremes(labels: IntArray, maps: Any) -> Extremes:
     for linear_map in maps:
         found = _READINGS[type(linear_map)](found, linear_map)
     return found
+
+
+def united(parts: Sequence[Extremes]) -> Extremes:
+    """Extremes of what several chains put to the same elements.
+
+    Args:
+        parts: Those of each chain, at least one.
+
+    Returns:
+        Those of all.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    low = np.minimum.reduce([np.where(part.low == 0, _NONE, part.low) for part in parts])
+    high = np.maximum.reduce([part.high for part in parts])
+    return Extremes(np.where(low == _NONE, 0, low), high)
 
 
 def _each(found: Extremes, function: Callable[[IntArray], IntArray]) -> Extremes:

@@ -1,0 +1,102 @@
+"""One operation of a linear program, carried out on slices of derivatives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.direct.blocks import Block
+from torchjac._linearize.program import Ref, map_refs
+from torchjac._local.call import Call
+from torchjac._torch import batched
+
+aten = torch.ops.aten
+_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+# PyTorch's batching rule of these gives wrong numbers.
+_WRONG_IN_BATCHES = frozenset({aten._cdist_backward})
+
+
+def without_strides(op: Any) -> Any:
+    """The operation, or one that does the same whatever the strides of its argument.
+
+    Without copies a tensor may have other strides than when the program was recorded.
+
+    Args:
+        op: An operator.
+
+    Returns:
+        `reshape` for a view, any other operator itself.
+    """
+    return aten.reshape.default if op in _VIEWS else op
+
+
+class Operation:
+    """A result of an operation, as a function of its tangents.
+
+    Args:
+        call: The operation.
+        position: Which of its results.
+        values: The tensors that do not depend on a tangent, by number.
+    """
+
+    def __init__(self, call: Call, position: int, values: Mapping[int, Tensor]) -> None:
+        self._call = call
+        self._position = position
+        self._values = values
+
+    def on(self, given: Mapping[int, Tensor]) -> Tensor:
+        """The operation on some tangents, the others zero.
+
+        Args:
+            given: Tangents by number.
+
+        Returns:
+            Its result.
+        """
+
+        def fetch(ref: Ref) -> Tensor:
+            if ref.number in given:
+                return given[ref.number]
+            if self._call.is_tangent(ref):
+                like = next(iter(given.values()))
+                value = self._call.value(ref)
+                return torch.zeros(value.shape, dtype=value.dtype, device=like.device)
+            return self._values[ref.number]
+
+        node = self._call.node
+        kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
+        result = without_strides(node.op)(*map_refs(fetch, node.args), **kwargs)
+        return result[self._position] if isinstance(result, tuple | list) else result
+
+    def on_slices(self, blocks: Mapping[int, Block]) -> Tensor:
+        """The operation on one slice of each block after the other, or on all at once.
+
+        Args:
+            blocks: Blocks of tangents, by number, with as many slices each.
+
+        Returns:
+            The results, stacked.
+        """
+        numbers = list(blocks)
+
+        def once(slices: list[Tensor]) -> list[Tensor]:
+            return [self.on(dict(zip(numbers, slices, strict=True)))]
+
+        stacked = [block.values for block in blocks.values()]
+        if self._works_in_batches():
+            try:
+                (result,) = batched(once, stacked)
+            except RuntimeError:  # no batching rule
+                pass
+            else:
+                if result is not None:
+                    return result
+        return torch.stack([once(list(slices))[0] for slices in zip(*stacked, strict=True)])
+
+    def _works_in_batches(self) -> bool:
+        """Whether `vmap` may be tried; with sparse tensors it can crash."""
+        if getattr(self._call.node.op, "overloadpacket", None) in _WRONG_IN_BATCHES:
+            return False
+        others = [self._values.get(number) for number in self._call.node.inputs]
+        return all(t is None or t.layout is torch.strided for t in others)
