@@ -27,7 +27,7 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
     "NO_BATCHING_RULE",
@@ -47,6 +47,7 @@ __all__ = [
     "is_wrapped",
     "jvp_with_argnums",
     "load_jvp_decompositions",
+    "outside_modes",
     "push_forward",
     "pytree",
     "refuse_compiler",
@@ -63,6 +64,8 @@ _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
 vjp_with_argnums = _vjp_with_argnums
 forward_grad_enabled = _set_fwd_grad_enabled
+# Modes that record or change operations do not see what is done in this block.
+outside_modes = _disable_current_modes
 # What is behind `torch.no_grad` and `torch.enable_grad`.
 grad_switch = torch._C._set_grad_enabled
 

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchjac._torch import outside_modes
+
 # Sets that hold more than this, counted over the elements they are to be united for, or that fill
 # more than this part of their matrix, are not worth having one by one.
 MOST_ENTRIES = 200_000_000
@@ -242,11 +244,12 @@ def run_on_integers(run: Callable[[Tensor], Tensor], numbers: IntArray) -> IntAr
         hold all integers up to 2^53.
     """
     tensor = torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
-    try:
-        moved = run(tensor)
-    except (RuntimeError, NotImplementedError):
-        moved = run(tensor.double())
-    return moved.to(torch.int32).contiguous().numpy()
+    with outside_modes():  # nobody who records what is done to tensors shall record this
+        try:
+            moved = run(tensor)
+        except (RuntimeError, NotImplementedError):
+            moved = run(tensor.double())
+        return moved.to(torch.int32).contiguous().numpy()
 
 
 def _table_of_empty(size: int) -> Table:
