@@ -1,21 +1,28 @@
 """Jacobians in PyTorch at the cost of their structure."""
 
-from torchjac import errors, func, functional
+from torchjac import errors, func, functional, testing
 from torchjac._api.calculus import curl, diagonal, divergence, laplacian, trace
 from torchjac._api.check import Report, check
+from torchjac._api.color import color
 from torchjac._api.finite import finite_difference
 from torchjac._api.hessian import gradient, hessian
 from torchjac._api.jacobian import batch_jacobian, jacobian, jacobian_of, value_and_jacobian
+from torchjac._api.pattern import pattern
 from torchjac._api.plan import Plan, plan
+from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.report import Evaluation, record
+from torchjac._pattern.pattern import SparsityPattern
 from torchjac.functional import hvp, jvp, vhp, vjp
 
 __all__ = [
+    "Coloring",
     "Evaluation",
     "Plan",
     "Report",
+    "SparsityPattern",
     "batch_jacobian",
     "check",
+    "color",
     "curl",
     "diagonal",
     "divergence",
@@ -30,8 +37,10 @@ __all__ = [
     "jacobian_of",
     "jvp",
     "laplacian",
+    "pattern",
     "plan",
     "record",
+    "testing",
     "trace",
     "value_and_jacobian",
     "vhp",
