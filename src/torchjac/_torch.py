@@ -363,9 +363,11 @@ def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Ca
         Exception: The compiler failed, or there is none.
     """
     inductor = import_module("torch._inductor")
+    copy = torch.fx.Graph()  # the compiler writes to the graph that it gets
+    copy.output(copy.graph_copy(graph.graph, {}))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = inductor.compile(graph, list(examples))
+        compiled = inductor.compile(torch.fx.GraphModule(graph, copy), list(examples))
     return lambda *leaves: _only(compiled(*leaves))
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.blocks import Block, compacted
 from torchjac._pattern.pattern import SparsityPattern
 
 # Rows with more entries are not set side by side.
@@ -97,15 +97,17 @@ def assemble(
     Returns:
         The nonzeros.
     """
-    pieces: list[Piece] = []
+    groups: tuple[list[Piece], ...] = ([], [], [])
     start = 0
     for blocks, size in zip(results, sizes, strict=True):
-        for block in blocks or ():
-            places = places_of(block, start, pattern, transposed=transposed)
-            pieces.append(Piece(places, block.values.to(like.dtype)))
+        parts = [b for b in blocks or () if is_constant(b.values)]
+        others = [b for b in blocks or () if not is_constant(b.values)]
+        for group, members in zip(groups, (parts, others, blocks or ()), strict=True):
+            for block in compacted(members):
+                places = places_of(block, start, pattern, transposed=transposed)
+                group.append(Piece(places, block.values.to(like.dtype)))
         start += size
-    constant = [piece for piece in pieces if is_constant(piece.values)]
-    varying = [piece for piece in pieces if not is_constant(piece.values)]
+    constant, varying, everything = groups
     base = like.new_zeros(pattern.nnz)
     for piece in constant:
         base = base + _scattered(piece, like, pattern.nnz)
@@ -116,7 +118,7 @@ def assemble(
     found = found + under if bool((under != 0).any()) else found
     if targets is None:
         return Assembly(found, found, None)
-    regular = in_rows(pieces, pattern.nnz)
+    regular = in_rows(everything, pattern.nnz)
     if regular is None:
         regular = base.index_copy(0, _tensor(targets, like), found)
     return Assembly(regular, found, targets)

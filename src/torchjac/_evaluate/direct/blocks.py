@@ -101,6 +101,29 @@ def merged(block: Block) -> Block:
     return Block(index, _sums(block.values, groups, count))
 
 
+def compacted(blocks: Sequence[Block]) -> list[Block]:
+    """Add up slices of different blocks that never name different inputs for one element.
+
+    Args:
+        blocks: Of one tensor.
+
+    Returns:
+        Blocks of one slice each, or the same if there is nothing to gain.
+    """
+    if len(blocks) < 2 or sum([block.slices for block in blocks]) > _MOST_ADDED:
+        return list(blocks)
+    slices = [Block(b.index[s, None], b.values[s, None]) for b in blocks for s in range(b.slices)]
+    groups = _compatible(np.concatenate([s.index.reshape(1, -1) for s in slices]))
+    if groups.max(initial=-1) + 1 == len(slices):
+        return list(blocks)
+    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    return [reduce(_overlaid, [slices[m] for m in member]) for member in members]
+
+
+def _overlaid(a: Block, b: Block) -> Block:
+    return Block(np.maximum(a.index, b.index), a.values + b.values)
+
+
 def _sums(values: Tensor, groups: IntArray, count: int) -> Tensor:
     """Slices added up by group: one by one where they are few, which a compiler can fuse."""
     if len(groups) > _MOST_ADDED:

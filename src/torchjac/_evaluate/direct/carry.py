@@ -46,7 +46,8 @@ def carry(
 
     Raises:
         TooManyDerivativesError: There are more.
-        NotImplementedError: There are sparse tensors that are no factors of products.
+        NotImplementedError: There are random numbers, or sparse tensors that are no factors of
+            products.
     """
     values = dict(program.constants) | dict(zip(program.primals, primals, strict=True))
     carried = _start(program, primals)
@@ -92,6 +93,9 @@ def _check_layouts(node: Node, program: LinearProgram, values: Mapping[int, Tens
 
 
 def _evaluate(node: Node, values: dict[int, Tensor]) -> None:
+    if torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ()):
+        raise NotImplementedError(f"{node.name} draws random numbers")
+
     def fetch(ref: Ref) -> Tensor:
         return values[ref.number]
 

@@ -185,6 +185,8 @@ class Transport:
         count = prod(deposit.shape)
         places = np.arange(1, count + 1, dtype=np.int32).reshape(deposit.shape)
         sources = sources_of(run_on_integers(deposit.run, places).ravel(), count)
+        if len(sources) <= 1:  # no two to one place
+            return self._apply([term], block)
         self._check_room(sources.size * block.slices)
         put = np.append(0, extremes(_numbered(block), first).high)
         return merged(gathered(block, put[sources].reshape(-1, *deposit.shape)))
