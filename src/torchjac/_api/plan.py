@@ -331,8 +331,8 @@ def make(
 
 def settled(request: Request, given: Given, state: State | None) -> Request:
     """The request, without a program where passes were asked for or nobody can watch `func`."""
-    asks = request.strategy != "auto" or request.chunk_size or request.vectorize is not None
-    if request.backend == "auto" and (asks or given != Given() or state is None):
+    is_fixed = request.asks_for_passes or given != Given() or state is None
+    if request.backend == "auto" and is_fixed:
         return replace(request, backend="eager")
     return request
 

@@ -1,18 +1,24 @@
 """What a plan says of itself: what was found, what was chosen, what it cost."""
 
+from collections.abc import Iterator
 from html import escape
+from math import isinf
 
+from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY
 from torchjac._evaluate.memory import human
+from torchjac._pattern.separable import separable_axes
 from torchjac._planner.core import Core
+from torchjac._planner.prepare import Given
 from torchjac._planner.structure import Structure
 
 _WHAT = {1: "Jacobian", 2: "Hessian"}
+_WIDTH = 14
 
 
 def as_text(core: Core) -> str:
     """Lines for people, and the pattern in Braille."""
     lines = [f"Plan of a {_WHAT[core.request.order]}"]
-    lines += [f"  {name:<12}{text}" for name, text in _facts(core)]
+    lines += [f"  {name:<{_WIDTH}}{text}" for name, text in _facts(core)]
     return "\n".join([*lines, *_table(core.main), str(core.main.pattern)])
 
 
@@ -29,34 +35,84 @@ def as_html(core: Core) -> str:
 
 
 def _facts(core: Core) -> list[tuple[str, str]]:
-    main, request = core.main, core.request
-    facts = [("pattern", _source(main))]
-    if main.found.constant_entries is not None:
-        facts.append(("constant", f"{main.found.constant_entries:,} entries do not depend on x"))
-    if main.found.opaque_ops:
-        facts.append(("no rule", f"taken as dense: {', '.join(main.found.opaque_ops)}"))
-    if main.found.dense_ops:
-        facts.append(("dense at", ", ".join(main.found.dense_ops)))
-    if main.found.reads:
-        facts.append(
-            ("guards", f"values read from tensors, compared on use: {len(main.found.reads)}")
-        )
-    if main.scheme is not None:
-        facts.append(("coloring", main.scheme.coloring.summary))
-        for side in main.scheme.sides:
-            size = "all" if side.chunk_size is None else str(side.chunk_size)
-            facts.append(
-                ("passes", f"{side.seeds} seeds, {size} at once, {side.mode}/{side.method}")
-            )
+    """Label and text of each line."""
+    request = core.request
+    facts = [*_of_pattern(core), *_of_passes(core.main), *_of_program(core)]
     facts.append(("result", f"{request.layout}{', flat' if request.flat else ''}"))
     if core.branches:
         facts.append(("branches", f"{len(core.branches)} more were planned"))
+    return [*facts, ("prepared in", _times(core.main))]
+
+
+def _of_pattern(core: Core) -> Iterator[tuple[str, str]]:
+    """What was found, and how sure that is."""
+    found = core.main.found
+    yield "pattern", _source(core.main)
+    axes = _separable(core)
+    if axes:
+        pairs = "; ".join([f"output axis {a} and input axis {b}" for a, b in axes])
+        yield "axes", f"{pairs} never mix: equal indices only"
+    if found.constant_entries is not None:
+        yield "constant", f"{found.constant_entries:,} entries do not depend on x"
+    if found.opaque_ops:
+        yield "no rule", f"taken as dense: {', '.join(found.opaque_ops)}"
+    if found.dense_ops:
+        yield "all but full", f"no longer told apart after: {', '.join(found.dense_ops)}"
+    if found.reads:
+        yield "guards", f"values read from tensors, compared on use: {len(found.reads)}"
+
+
+def _of_passes(main: Structure) -> Iterator[tuple[str, str]]:
+    if main.scheme is None:
+        return
+    yield "coloring", main.scheme.coloring.summary
+    for side in main.scheme.sides:
+        size = "all" if side.chunk_size is None else str(side.chunk_size)
+        seeds = "1 seed" if side.seeds == 1 else f"{side.seeds} seeds"
+        yield "passes", f"{seeds}, {size} at once, {side.mode}/{side.method}"
+
+
+def _of_program(core: Core) -> Iterator[tuple[str, str]]:
+    """The program from x to the entries, or why there is none."""
+    direct = core.main.direct
+    if direct is not None:
+        run = {REPLAY: "run one by one", INDUCTOR: "compiled"}[direct.backend]
+        yield "program", f"{direct.program.operations:,} operations, {run}; in place of the passes"
+    elif core.main.scheme is not None:
+        yield "program", _why_no_program(core)
+
+
+def _why_no_program(core: Core) -> str:
+    main, request = core.main, core.request
+    tried = [c for c in main.candidates if c.name.startswith("direct")]
+    if tried:
+        return f"not used: {tried[0].note or 'slower than the passes'}"
+    obstacles = (
+        (main.constant is not None, "nothing depends on x"),
+        (main.found.source != "detected", f"the pattern was {main.found.source}"),
+        (main.found.scope == "local", "indices are those of this x only"),
+        (bool(main.found.reads), "the function reads values from tensors"),
+        (main.is_stateful, "the function draws random numbers or moves buffers"),
+        (core.given != Given() or request.asks_for_passes, "passes were asked for"),
+        (core.state is None, "some of what the function can read cannot be watched"),
+    )
+    return "none: " + next((why for holds, why in obstacles if holds), "passes were asked for")
+
+
+def _times(main: Structure) -> str:
     found = main.found
-    times = (("trace", found.trace_s), ("pattern", found.pattern_s), ("coloring", main.coloring_s))
+    times = [("trace", found.trace_s), ("pattern", found.pattern_s), ("coloring", main.coloring_s)]
     if main.emit_s:
-        times = (*times, ("program", main.emit_s))
-    facts.append(("prepared in", ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in times)))
-    return facts
+        times.append(("program", main.emit_s))
+    return ", ".join([f"{name} {_time(seconds)}" for name, seconds in times])
+
+
+def _separable(core: Core) -> list[tuple[int, int]]:
+    """Axes that never mix, if there is one output and one input."""
+    if len(core.main.outputs) != 1 or len(core.fit.selected) != 1:
+        return []
+    (output,), ((shape, *_),) = core.main.outputs, core.fit.selected
+    return separable_axes(core.main.pattern, output.shape, shape)
 
 
 def _source(main: Structure) -> str:
@@ -79,12 +135,15 @@ def _table(main: Structure) -> list[str]:
     lines = [head]
     for c in main.candidates:
         mark = "->" if c.is_chosen else "  "
-        row = f"{c.name:<{width}}  {c.seeds:>7}  {human(c.bytes):>10}  {_time(c.predicted_s):>10}"
+        seeds = c.seeds or "-"
+        row = f"{c.name:<{width}}  {seeds:>7}  {human(c.bytes):>10}  {_time(c.predicted_s):>10}"
         lines.append(f"  {mark}{row}  {c.note}".rstrip())
     return lines
 
 
 def _time(seconds: float) -> str:
+    if isinf(seconds):
+        return "-"
     for unit, name in ((1.0, "s"), (1e-3, "ms")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"

@@ -51,6 +51,11 @@ class Request:
     progress: bool = False
     backend: str = "eager"
 
+    @property
+    def asks_for_passes(self) -> bool:
+        """Whether the user has said something of how passes shall be made."""
+        return (self.strategy, self.chunk_size, self.vectorize) != ("auto", None, None)
+
 
 @dataclass(frozen=True)
 class Candidate:
