@@ -235,17 +235,28 @@ def batched(
 class BatchingRulesOnly:
     """A block in which an op without a batching rule is an error, not run one by one.
 
-    The switch is one for all threads: another thread's `vmap` of such an op fails meanwhile.
+    The switch is one for all threads: another thread's `vmap` of such an op fails meanwhile. The
+    last to leave puts it back.
     """
+
+    _inside = 0
+    _before = True
+    _lock = RLock()
 
     def __enter__(self) -> None:
         """Switch off what would run ops one by one."""
-        self._before = _functorch._is_vmap_fallback_enabled()
-        _functorch._set_vmap_fallback_enabled(False)
+        with self._lock:
+            if not BatchingRulesOnly._inside:
+                BatchingRulesOnly._before = _functorch._is_vmap_fallback_enabled()
+                _functorch._set_vmap_fallback_enabled(False)
+            BatchingRulesOnly._inside += 1
 
     def __exit__(self, *raised: Any) -> None:
         """Leave the switch as it was."""
-        _functorch._set_vmap_fallback_enabled(self._before)
+        with self._lock:
+            BatchingRulesOnly._inside -= 1
+            if not BatchingRulesOnly._inside:
+                _functorch._set_vmap_fallback_enabled(self._before)
 
 
 # What PyTorch says of an op without a batching rule in such a block.

@@ -1,10 +1,12 @@
 """The ladder takes the first way that holds, keeps the reasons, and hides no error."""
 
+import threading
 import warnings
 
 import pytest
 import torch
 
+import torchjac
 from torchjac import _torch
 from torchjac._evaluate import ladder
 from torchjac._evaluate.ladder import LOOP, PARTLY, VMAP, Rung, batchings, climb_down
@@ -187,3 +189,17 @@ class TestBatchings:
         with pytest.raises(RuntimeError):
             climb_down(batchings("reverse-mode", (True,), compute))
         assert _torch._functorch._is_vmap_fallback_enabled() == before
+
+
+def test_threads_leave_the_switch_for_ops_one_by_one_as_it_was():
+    def jacobians():
+        for _ in range(20):
+            torchjac.jacobian(lambda x: x.exp().sin(), torch.ones(3), vectorize=True)
+
+    threads = [threading.Thread(target=jacobians) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = torch.func.jacrev(lambda x: x.unfold(0, 2, 1))(torch.ones(3))
+    assert rows.sum() == 4
