@@ -191,6 +191,7 @@ class TestBatchings:
         assert _torch._functorch._is_vmap_fallback_enabled() == before
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_threads_leave_the_switch_for_ops_one_by_one_as_it_was():
     def jacobians():
         for _ in range(20):
