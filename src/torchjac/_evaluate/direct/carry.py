@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.operate import without_strides
+from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.transport import PRODUCTS, Transport
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._local.call import Call
@@ -46,8 +46,8 @@ def carry(
 
     Raises:
         TooManyDerivativesError: There are more.
-        NotImplementedError: There are random numbers, or sparse tensors that are no factors of
-            products.
+        NotImplementedError: There are random numbers, sparse tensors that are no factors of
+            products, or operations that are not linear in the tangents.
     """
     values = dict(program.constants) | dict(zip(program.primals, primals, strict=True))
     carried = _start(program, primals)
@@ -57,11 +57,14 @@ def carry(
             continue
         _check_layouts(node, program, values)
         call = Call(node, program, scope == "local")
-        terms = terms_of(call) or opaque_terms(call)
+        known = terms_of(call)
+        terms = known or opaque_terms(call)
         for position, number in enumerate(node.outputs):
             if number is not None:
                 result = program.values[number]
                 transport = Transport(call, position, result, values, is_constant, room)
+                if known is None:
+                    transport.check_linear()
                 carried[number] = transport.run(terms.get(position, ()), carried)
     return [None if n is None else carried[n] for n in program.outputs]
 
@@ -100,7 +103,7 @@ def _evaluate(node: Node, values: dict[int, Tensor]) -> None:
         return values[ref.number]
 
     kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
-    result = without_strides(node.op)(*map_refs(fetch, node.args), **kwargs)
+    result = plain(node.op)(*map_refs(fetch, node.args), **kwargs)
     results = result if isinstance(result, tuple | list) else (result,)
     for number, tensor in zip(node.outputs, results, strict=True):
         if number is not None:

@@ -12,12 +12,13 @@ from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import assemble
 from torchjac._evaluate.direct.carry import carry
-from torchjac._evaluate.direct.operate import without_strides
+from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.simplify import trimmed
+from torchjac._linearize.without_writes import without_writes
 from torchjac._pattern.pattern import SparsityPattern
 
 aten = torch.ops.aten
@@ -85,12 +86,12 @@ def emit(
             transposed=program.direction == "vjp",
             is_constant=recorder.is_constant,
         )
-        nonzeros = recorder.number_of(assembly.nonzeros)
-        varying = recorder.number_of(assembly.varying)
-    if nonzeros is None or len(recorder.nodes) > MOST_OPERATIONS:
+        outputs = recorder.leave([assembly.nonzeros, assembly.varying])
+    if len(recorder.nodes) > MOST_OPERATIONS:
         raise TooManyDerivativesError(f"{len(recorder.nodes):,} operations")
-    whole, operations = _program(recorder, numbers, nonzeros)
-    part = None if varying is None else _program(recorder, numbers, varying)[0]
+    recorded = _recorded(recorder, numbers, inputs, outputs)
+    whole, operations = _program(recorded, 0)
+    part = None if outputs[1] is None else _program(recorded, 1)[0]
     targets = assembly.targets
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
@@ -116,12 +117,37 @@ def as_slice(places: NDArray[np.int64]) -> slice | None:
     return slice(int(places[0]), int(places[-1]) + 1, int(steps[0]))
 
 
-def _program(recorder: Recorder, inputs: Sequence[int], output: int) -> tuple[fx.GraphModule, int]:
-    values, constants = recorder.values, recorder.constants
-    nodes, names = trimmed(recorder.nodes, values, constants, (output,))
+def _recorded(
+    recorder: Recorder,
+    numbers: tuple[int, ...],
+    inputs: Sequence[Tensor],
+    outputs: tuple[int | None, ...],
+) -> LinearProgram:
+    """What was recorded, as a program that writes to no tensor, linear in nothing."""
+    program = LinearProgram(
+        tuple(recorder.nodes),
+        tuple(recorder.values),
+        numbers,
+        (),
+        outputs,
+        recorder.constants,
+        recorder.integers,
+        frozenset(),
+        "jvp",
+    )
+    # Some batching rules of PyTorch work in place.
+    return without_writes(program, inputs, ()) if recorder.mutates else program
+
+
+def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, int]:
+    """One of the results as a program, and its length."""
+    values, constants = recorded.values, recorded.constants
+    outputs = recorded.outputs[position : position + 1]
+    nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
     nodes = without_repetitions(shortened(nodes, values, constants))
-    nodes, (name,) = trimmed(nodes, values, constants, names)
-    return _graph(nodes, constants, inputs, output if name is None else name), len(nodes)
+    nodes, outputs = trimmed(nodes, values, constants, outputs)
+    (output,) = [number for number in outputs if number is not None]
+    return _graph(nodes, constants, recorded.primals, output), len(nodes)
 
 
 def _graph(
@@ -143,7 +169,7 @@ def _graph(
 
     for node in nodes:
         kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
-        target = without_strides(node.op)
+        target = plain(node.op)
         result = graph.call_function(target, map_refs(fetch, node.args), kwargs)
         if len(node.outputs) == 1 and not _returns_list(node.op):
             made.update(dict.fromkeys([n for n in node.outputs if n is not None], result))

@@ -9,16 +9,22 @@ from torch import Tensor
 from torchjac._evaluate.direct.blocks import Block
 from torchjac._linearize.program import Ref, map_refs
 from torchjac._local.call import Call
-from torchjac._torch import batched
+from torchjac._torch import batched, outside_modes
 
 aten = torch.ops.aten
-_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+# Views depend on strides, and a conjugate that is put off may not be looked at.
+_PLAIN = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten._conj.default: aten._conj_physical.default,
+    aten._neg_view.default: aten.neg.default,
+}
 # PyTorch's batching rule of these gives wrong numbers.
 _WRONG_IN_BATCHES = frozenset({aten._cdist_backward})
 
 
-def without_strides(op: Any) -> Any:
-    """The operation, or one that does the same whatever the strides of its argument.
+def plain(op: Any) -> Any:
+    """The operation, or one that does the same however its argument lies in memory.
 
     Without copies a tensor may have other strides than when the program was recorded.
 
@@ -26,9 +32,9 @@ def without_strides(op: Any) -> Any:
         op: An operator.
 
     Returns:
-        `reshape` for a view, any other operator itself.
+        `reshape` for a view, the conjugate itself for one that is put off, else the operator.
     """
-    return aten.reshape.default if op in _VIEWS else op
+    return _PLAIN.get(op, op)
 
 
 class Operation:
@@ -66,7 +72,7 @@ class Operation:
 
         node = self._call.node
         kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
-        result = without_strides(node.op)(*map_refs(fetch, node.args), **kwargs)
+        result = plain(node.op)(*map_refs(fetch, node.args), **kwargs)
         return result[self._position] if isinstance(result, tuple | list) else result
 
     def on_slices(self, blocks: Mapping[int, Block]) -> Tensor:
@@ -93,6 +99,27 @@ class Operation:
                 if result is not None:
                     return result
         return torch.stack([once(list(slices))[0] for slices in zip(*stacked, strict=True)])
+
+    def is_linear(self) -> bool:
+        """Whether multiples of random tangents give the same multiples of a result.
+
+        Returns:
+            False where an absolute value, an exponential or a comparison is applied to a tangent,
+            or where it is multiplied with another.
+        """
+        device = next((t.device for t in self._values.values()), None)
+        generator = torch.Generator().manual_seed(0)
+        given: dict[int, Tensor] = {}
+        for ref in self._call.tangents():
+            value = self._call.value(ref)
+            if not (value.dtype.is_floating_point or value.dtype.is_complex):
+                return False
+            random = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            given[ref.number] = random.to(device, value.dtype)
+        with outside_modes(), torch.no_grad():
+            once = self.on(given)
+            twice = self.on({number: -2 * tensor for number, tensor in given.items()})
+        return once.dtype != torch.bool and torch.allclose(twice, -2 * once, equal_nan=True)
 
     def _works_in_batches(self) -> bool:
         """Whether `vmap` may be tried; with sparse tensors it can crash."""

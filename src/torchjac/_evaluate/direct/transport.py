@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torchjac._local.algebra import (
     Term,
 )
 from torchjac._local.call import Call
+from torchjac._local.rules.pointwise import LINEAR
 from torchjac._pattern.sets import run_on_integers
 
 aten = torch.ops.aten
@@ -59,6 +61,10 @@ _DEPOSITS = frozenset(
     }
 )
 _CONVOLUTIONS = frozenset({aten.convolution, aten.convolution_backward})
+# Rules know these, which are not linear: of a block matrix only one block is.
+_CURVED = frozenset({aten.linalg_matrix_exp})
+# Not linear in several arguments together.
+_MULTIPLYING = PRODUCTS | {aten.mul, aten.div}
 # They read memory, whatever the shape of their argument.
 _BY_MEMORY = frozenset({aten.as_strided, aten.as_strided_scatter})
 
@@ -88,6 +94,15 @@ class Transport:
         self._room = room
         self._packet = getattr(call.node.op, "overloadpacket", call.node.op)
 
+    def check_linear(self) -> None:
+        """Try whether the operation is linear in its tangents.
+
+        Raises:
+            NotImplementedError: It is not.
+        """
+        if not self._operation.is_linear():
+            raise NotImplementedError(f"{self._call.node.name} is not linear in the tangent")
+
     def run(self, terms: Sequence[Term], carried: Mapping[int, list[Block]]) -> list[Block]:
         """The derivatives of the result.
 
@@ -100,12 +115,15 @@ class Transport:
 
         Raises:
             TooManyDerivativesError: They would hold too much.
+            NotImplementedError: The operation is not linear in its tangents.
         """
         if not prod(self._shape):
             return []
         by_source: dict[int, list[Term]] = {}
         for term in terms:
             by_source.setdefault(term.source.number, []).append(term)
+        if self._may_be_curved(by_source):
+            self.check_linear()
         moves = all([type(m) is Move for term in terms for m in term.maps])
         if len(terms) > 1 and moves and self._packet not in _BY_MEMORY:
             rows = joined({number: carried[number] for number in by_source}, self._is_constant)
@@ -121,6 +139,13 @@ class Transport:
         results = [block for block in results if block.index.any()]
         self._check_room(sum([block.index.size for block in results]))
         return results
+
+    def _may_be_curved(self, by_source: Mapping[int, Any]) -> bool:
+        """Whether rules hold for the dependence only: autograd itself takes a few detours."""
+        tags = getattr(self._call.node.op, "tags", ())
+        if torch.Tag.pointwise in tags and self._packet not in LINEAR:
+            return True
+        return self._packet in _CURVED or (len(by_source) > 1 and self._packet in _MULTIPLYING)
 
     def _through(self, terms: Sequence[Term], block: Block) -> Block:
         """What comes of one block, by all terms that hold its tensor."""

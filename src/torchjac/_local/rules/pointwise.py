@@ -12,7 +12,7 @@ aten = torch.ops.aten
 prims = torch.ops.prims
 
 # Linear in one argument at a time, and nothing but linear: what they do to a one is a coefficient.
-_LINEAR = frozenset(
+LINEAR = frozenset(
     {
         aten.add,
         aten.div,
@@ -142,7 +142,7 @@ def _is_linear(call: Call) -> bool:
     tangents = list(call.tangents())
     if packet in _PRODUCTS and len(tangents) > 1:
         return False
-    return packet in _LINEAR and all(call.value(ref).dtype != torch.bool for ref in tangents)
+    return packet in LINEAR and all(call.value(ref).dtype != torch.bool for ref in tangents)
 
 
 def _coefficient(call: Call, ref: Ref, others: list[Ref]) -> Tensor:
