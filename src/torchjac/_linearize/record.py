@@ -147,7 +147,7 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = result if isinstance(result, tuple | list) else (result,)
         varies = not (self._varying.isdisjoint(inputs) or _forgets(func, args))
-        varies = varies or _is_random(func)
+        varies = varies or is_random(func, args, kwargs)
         numbers = tuple([self._output(out, varies=varies) for out in outputs])
         if any(n is not None for n in numbers) or mutable:
             self.nodes.append(Node(func, places, named, numbers))
@@ -286,5 +286,20 @@ def _packet(func: Any) -> Any:
     return getattr(func, "overloadpacket", func)
 
 
-def _is_random(func: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation draws random numbers.
+
+    Args:
+        func: An operator.
+        args: Its arguments.
+        kwargs: Those by name.
+
+    Returns:
+        Whether it does; one that drops out nothing does not.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    return "dropout_p" not in names or {**defaults, **given}["dropout_p"] != 0

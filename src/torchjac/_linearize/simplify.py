@@ -16,6 +16,7 @@ _COPIES = frozenset(
         aten.alias,
         aten.clone,
         aten.contiguous,
+        aten.copy,
         aten.detach,
         aten.expand,
         aten.lift_fresh,
@@ -84,8 +85,10 @@ def _copies(nodes: Sequence[Node], values: Sequence[Value]) -> Mapping[int, int]
     """What each copy is a copy of."""
     same: dict[int, int] = {}
     for node in nodes:
-        first = node.args[0] if node.args else None
-        if getattr(node.op, "overloadpacket", None) not in _COPIES or not isinstance(first, Ref):
+        packet = getattr(node.op, "overloadpacket", None)
+        place = 1 if packet is aten.copy else 0
+        first = node.args[place] if len(node.args) > place else None
+        if packet not in _COPIES or not isinstance(first, Ref):
             continue
         source = first.number
         copy = node.outputs[0]

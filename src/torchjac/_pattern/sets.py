@@ -243,8 +243,8 @@ def run_on_integers(run: Callable[[Tensor], Tensor], numbers: IntArray) -> IntAr
         Its result, int32. Some operations take floating-point numbers only: those of float64
         hold all integers up to 2^53.
     """
-    tensor = torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
     with outside_modes():  # nobody who records what is done to tensors shall record this
+        tensor = torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
         try:
             moved = run(tensor)
         except (RuntimeError, NotImplementedError):

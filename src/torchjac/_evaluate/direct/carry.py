@@ -19,6 +19,7 @@ from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.transport import PRODUCTS, Transport
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
+from torchjac._linearize.record import is_random
 from torchjac._local.call import Call
 from torchjac._local.registry import opaque_terms
 from torchjac._local.rules import terms_of
@@ -96,7 +97,7 @@ def _check_layouts(node: Node, program: LinearProgram, values: Mapping[int, Tens
 
 
 def _evaluate(node: Node, values: dict[int, Tensor]) -> None:
-    if torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ()):
+    if is_random(node.op, node.args, node.kwargs):
         raise NotImplementedError(f"{node.name} draws random numbers")
 
     def fetch(ref: Ref) -> Tensor:
