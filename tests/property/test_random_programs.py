@@ -465,4 +465,4 @@ def test_refilling_gives_what_a_new_evaluation_gives(program) -> None:
     program.dense(elsewhere)
     for direct in emitted(program, here).values():
         refilled = direct.refilled(direct.nonzeros(here), elsewhere)
-        assert torch.equal(refilled, direct.nonzeros(elsewhere))
+        torch.testing.assert_close(refilled, direct.nonzeros(elsewhere), rtol=1e-11, atol=1e-10)

@@ -16,6 +16,8 @@ IntArray = NDArray[Any]
 _SAMPLE = 1024
 # More slices than this are added up by a scatter.
 _MOST_ADDED = 128
+# A slice is compared with so many others before it gets a place of its own.
+_MOST_COMPARED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,22 +137,29 @@ def _sums(values: Tensor, groups: IntArray, count: int) -> Tensor:
 
 
 def _compatible(rows: IntArray) -> IntArray:
-    # Rows of a group agree wherever both are not zero, so they agree at the element that most rows
-    # have an input for: only rows that do are compared.
+    # Rows of a group agree wherever both are not zero, so at the element that most rows have an
+    # input for they name the same or one of them none: only such rows are compared.
     if not rows.size:
         return np.arange(len(rows))
     center = int((rows != 0).sum(axis=0).argmax())
-    unions: dict[int, list[tuple[int, IntArray]]] = {}
+    unions: list[IntArray] = []
+    by_center: dict[int, list[int]] = {}
     groups = np.empty(len(rows), np.int64)
-    count = 0
     for place, row in enumerate(rows):
-        for number, union in unions.setdefault(int(row[center]), []):
+        named = int(row[center])
+        alike = [*by_center.get(named, ())]
+        alike += by_center.get(0, ()) if named else range(len(unions))
+        for number in alike[:_MOST_COMPARED]:
+            union = unions[number]
             if ((row == union) | (row == 0) | (union == 0)).all():
+                if named and not union[center]:
+                    by_center[0].remove(number)
+                    by_center.setdefault(named, []).append(number)
                 np.maximum(union, row, out=union)
                 groups[place] = number
                 break
         else:
-            unions[int(row[center])].append((count, row.copy()))
-            groups[place] = count
-            count += 1
+            by_center.setdefault(named, []).append(len(unions))
+            groups[place] = len(unions)
+            unions.append(row.copy())
     return groups
