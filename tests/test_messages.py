@@ -15,6 +15,7 @@ from torch import nn
 import torchjac
 from tests._coloring.refused import REFUSED as NO_COLORING
 from tests._pattern.refused import REFUSED as NO_PATTERN
+from tests._planner.refused import NOT_EMITTED, note_of_program
 from tests._planner.refused import REFUSED as NO_PLAN
 from torchjac import errors, functional
 from torchjac import func as transforms
@@ -911,6 +912,12 @@ def test_the_message_names_the_argument_the_expected_the_given_and_the_remedy(na
         assert type(caught.value) is case.kind
 
 
+@pytest.mark.parametrize(("make", "words"), NOT_EMITTED)
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
+def test_a_plan_says_why_it_has_no_program(make, words):
+    assert re.fullmatch(words, note_of_program(make()))
+
+
 # Every place that raises or warns
 
 
@@ -922,7 +929,7 @@ class Template(NamedTuple):
 
 
 # What these raise reaches the caller; the engine's own NotImplementedError is what one way to
-# compute says to the ladder, which tells it in a FallbackWarning.
+# compute says to the ladder, which tells it in a FallbackWarning, or to a plan, which prints it.
 DROP_INS = ("functional.py", "func.py")
 # Messages that no call can show, and why.
 INTERNAL = {
@@ -955,7 +962,9 @@ def messages_in_source() -> Iterator[Template]:
                 continue
             text = text_of(call.args[0])
             if text.replace(".*", ""):
-                if name == "NotImplementedError" and path.name not in DROP_INS:
+                if path.parent.name == "direct":
+                    text = rf"(?:not possible|too large): {text}"  # a plan prints it
+                elif name == "NotImplementedError" and path.name not in DROP_INS:
                     text = rf".*: computed by .*: {text}[;)].*"  # the ladder passes it on
                 yield Template(f"{path.relative_to(ROOT)}:{node.lineno}", text)
     for words in (*strict.MISSING.values(), strict.CONSTANT, *strict.NO_GRADIENT.values()):
@@ -974,7 +983,9 @@ def messages() -> list[str]:
             except Exception as error:
                 said.append(str(error))
         said += [str(w.message) for w in caught]
-    return said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return said + [note_of_program(make()) for make, _ in NOT_EMITTED]
 
 
 TEMPLATES = list(messages_in_source())

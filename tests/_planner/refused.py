@@ -1,4 +1,4 @@
-"""Plans that cannot be made, and plans that do not fit: a call, the error and its message.
+"""Plans that cannot be made, that do not fit, or that have no program: a call and its message.
 
 `tests/test_messages.py` runs them.
 """
@@ -6,12 +6,17 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
 import torch
 
 from torchjac import Plan, errors, jacobian, plan
 from torchjac._coloring.select import color_pattern
+from torchjac._evaluate.direct import emit, runner
+from torchjac._local import registry
+from torchjac._local.algebra import Move, Term
+from torchjac._pattern import detect
 from torchjac._pattern.archive import write_archive
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import FILE_KIND
@@ -103,6 +108,24 @@ def load_another() -> object:
     with TemporaryDirectory() as folder:
         plan(torch.sin, X).save(Path(folder, "plan.npz"))
         return Plan.load(Path(folder, "plan.npz"), lambda x: x.cumsum(0) ** 2, X)
+
+
+def too_many_entries() -> object:
+    with mock.patch.object(detect, "MOST_ENTRIES", 2):
+        return plan(torch.sin, X)
+
+
+def without_a_compiler() -> object:
+    with mock.patch.object(runner, "compile_graph", side_effect=RuntimeError("no C++ compiler")):
+        return plan(torch.sin, X, backend="inductor")
+
+
+def with_a_wrong_rule() -> object:
+    def wrong(call: registry.Call) -> registry.Terms:
+        return [Term(ref, [Move(lambda t: t[:1])]) for ref in call.tangents()]
+
+    with mock.patch.dict(registry._RULES, {torch.ops.aten.flip: wrong}):
+        return plan(lambda x: x.flip(0), X)
 
 
 REFUSED: list[Refusal] = [
@@ -227,4 +250,71 @@ REFUSED: list[Refusal] = [
         "jacobian: layout=torch.sparse_csr is for real functions: use layout=torch.strided with "
         "holomorphic=True, or differentiate the real pair.",
     ),
+    (
+        too_many_entries,
+        errors.MemoryBudgetError,
+        "plan: the Jacobian, shape (3, 3) or transposed, has 3 entries that can be nonzero, too "
+        "many for a pattern. Use layout=torch.strided, or give a pattern that you know.",
+    ),
+    (
+        with_a_wrong_rule,
+        RuntimeError,
+        "the rule of aten.flip gives shape (1,), the operation (3,)",
+    ),
+    (
+        without_a_compiler,
+        errors.FallbackWarning,
+        "plan: the program of the Jacobian is replayed, not compiled: torch._inductor said no C++ "
+        "compiler. A C++ compiler is needed for backend='inductor'.",
+    ),
 ]
+
+
+class LinearByParts(torch.autograd.Function):
+    """x -> x, with a backward pass that is linear, made of operations that are not."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.relu() - (-g).relu()
+
+
+def drawing(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() * torch.rand(3, generator=torch.Generator().manual_seed(0))
+
+
+def with_little_room() -> Plan:
+    scan = torch.linspace(0, 1, 40)
+    with mock.patch.multiple(emit, FEW_DERIVATIVES=0, MOST_TIMES=0):
+        return plan(lambda x: (x * x).cumsum(0), scan)
+
+
+def with_few_operations() -> Plan:
+    with mock.patch.object(emit, "MOST_OPERATIONS", 0):
+        return plan(torch.sin, X)
+
+
+def with_sparse_tangents() -> Plan:
+    return plan(lambda x: torch.diag(x).to_sparse().to_dense() ** 2, X)
+
+
+# Plans that compute by passes, and a pattern of what is said of the program that they lack.
+NOT_EMITTED: list[tuple[Callable[[], Plan], str]] = [
+    (with_little_room, r"too large: \d+ derivatives at aten\.\w+"),
+    (with_few_operations, r"too large: \d+ operations"),
+    (lambda: plan(drawing, X), r"not possible: aten\.rand draws random numbers"),
+    (
+        lambda: plan(lambda x: LinearByParts.apply(x.sin()), X),
+        r"not possible: aten\.relu is not linear in the tangent",
+    ),
+    (with_sparse_tangents, r"not possible: aten\.\w+ works with sparse tensors"),
+]
+
+
+def note_of_program(made: Plan) -> str:
+    """Why a plan has no program."""
+    (note,) = [c.note for c in made.candidates if c.name.startswith("direct")]
+    return note
