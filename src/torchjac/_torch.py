@@ -42,6 +42,7 @@ __all__ = [
     "forward_grad_is_enabled",
     "grad_switch",
     "gradient_bytes",
+    "has_module_hooks",
     "has_numbers",
     "inside_transform",
     "is_wrapped",
@@ -111,6 +112,11 @@ def refuse_compiler() -> None:
             "compiled code, or mark the function that calls it with torch.compiler.disable; "
             "`torchjac.func` can be compiled."
         )
+
+
+def has_module_hooks() -> bool:
+    """Whether hooks are registered that every module runs."""
+    return bool(torch.nn.modules.module._has_any_global_hook())
 
 
 def inside_transform() -> bool:

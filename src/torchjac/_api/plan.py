@@ -1,7 +1,6 @@
 """Plans: find the structure of a Jacobian or Hessian once, use it often."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -14,13 +13,11 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.checks import check_choice, check_layout
 from torchjac._inputs.signature import Wrt
-from torchjac._inputs.state import State
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import read_plan, write_plan
-from torchjac._planner.core import Answer, Call, Core, of_order
+from torchjac._planner.core import Answer, Call, Core, Known, of_order, settled
 from torchjac._planner.explain import as_html, as_text
 from torchjac._planner.fit import fit_of
-from torchjac._planner.held import marks_of_inputs
 from torchjac._planner.prepare import Given, prepare
 from torchjac._planner.result import rebuild, refill, run_direct
 from torchjac._planner.structure import SYMMETRIC, Candidate, Request
@@ -305,8 +302,9 @@ def make(
     options = options_of(request)
     signature = read_call(request.api, func, inputs, options, wrt=wrt, has_aux=has_aux)
     call = Call(func, wrt, has_aux, request.order)
-    state = call.state()
-    request = settled(request, given, state)
+    leaves = signature.leaves
+    world = call.world(inputs, leaves)
+    request = settled(request, given, world)
     made = prepare(
         of_order(signature, request.order),
         request,
@@ -314,27 +312,8 @@ def make(
         given,
         moves_buffers=call.moves_buffers,
     )
-    leaves = signature.leaves
-    return Plan(
-        Core(
-            call,
-            request,
-            given,
-            fit_of(inputs, leaves),
-            made.structure,
-            call.marks(),
-            marks_of_inputs(inputs, leaves),
-            state=state,
-        )
-    )
-
-
-def settled(request: Request, given: Given, state: State | None) -> Request:
-    """The request, without a program where passes were asked for or nobody can watch `func`."""
-    is_fixed = request.asks_for_passes or given != Given() or state is None
-    if request.backend == "auto" and is_fixed:
-        return replace(request, backend="eager")
-    return request
+    fit = fit_of(inputs, leaves)
+    return Plan(Core(call, request, given, fit, Known(made.structure, world)))
 
 
 def options_of(request: Request, *, create_graph: bool = False, strict: bool = False) -> Options:

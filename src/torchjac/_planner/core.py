@@ -30,14 +30,33 @@ from torchjac._planner.apply import (
 from torchjac._planner.certificate import confirm
 from torchjac._planner.direct import without_direct
 from torchjac._planner.fit import Fit
-from torchjac._planner.held import Marks, marks_of_function, marks_of_inputs
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
 from torchjac._planner.probe import REVERSE, random_vector, run
 from torchjac._planner.structure import Request, Scheme, Structure
+from torchjac._torch import pytree
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
 
 # Branches that are kept ready; a function that reads another number each time has no end of them.
 MOST_BRANCHES = 16
+
+
+class World(NamedTuple):
+    """What the function can read: by itself, and as inputs that are not differentiated."""
+
+    function: State
+    inputs: State
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can change unseen."""
+        return self.function.is_complete and self.inputs.is_complete
+
+
+class Known(NamedTuple):
+    """A structure, and what it was found in; None in another process."""
+
+    structure: Structure
+    world: World | None
 
 
 class Call(NamedTuple):
@@ -60,15 +79,35 @@ class Call(NamedTuple):
             return False
         return any(True for module in held_modules(self.func) for _ in module.buffers())
 
-    def state(self) -> State | None:
-        """All that the function can read now, parameters that are differentiated apart."""
-        return None if isinstance(self.wrt, torch.nn.Module) else state_of(self.func)
+    def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
+        """All that the function can read now, besides what is differentiated."""
+        return World(state_of(self.func, self._apart()), state_of(_others(inputs, leaves), leaves))
 
-    def marks(self) -> Marks:
-        """What the function holds now."""
-        module = self.wrt
-        selected = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
-        return marks_of_function(self.func, selected)
+    def is_in(self, world: World, inputs: Any, leaves: Sequence[Tensor]) -> bool:
+        """Whether the function can read what it could, as far as can be seen."""
+        others = _others(inputs, leaves)
+        return world.inputs.still_holds(others, leaves) and world.function.still_holds(
+            self.func, self._apart()
+        )
+
+    def _apart(self) -> Sequence[Tensor]:
+        return list(self.wrt.parameters()) if isinstance(self.wrt, torch.nn.Module) else ()
+
+
+def _others(inputs: Any, leaves: Sequence[Tensor]) -> list[Any]:
+    """Inputs that are not differentiated."""
+    if any(inputs is leaf for leaf in leaves):
+        return []
+    chosen = {id(leaf) for leaf in leaves}
+    return [part for part in pytree.tree_leaves(inputs) if id(part) not in chosen]
+
+
+def settled(request: Request, given: Given, world: World) -> Request:
+    """The request, without a program where passes were asked for or nobody can watch `func`."""
+    is_fixed = request.asks_for_passes or given != Given() or not world.is_complete
+    if request.backend == "auto" and is_fixed:
+        return replace(request, backend="eager")
+    return request
 
 
 def of_order(signature: Signature, order: int) -> Signature:
@@ -108,43 +147,35 @@ class Core:
         request: What the user asked for.
         given: A pattern or coloring that the user brought.
         fit: What the inputs must be like.
-        main: The branch that the plan was made for.
-        held: Marks of what the function held then, None if unknown.
-        constants: Marks of the inputs that are not differentiated, None if unknown.
+        known: The branch that the plan was made for.
         branches: Other branches, by what the function reads there.
         lock: Held while any of these change.
         row_schemes: For each branch the scheme for results that can be differentiated.
-        state: All that the function could read then, None if some of it cannot be seen.
     """
 
     call: Call
     request: Request
     given: Given
     fit: Fit
-    main: Structure
-    held: Marks | None
-    constants: Marks | None
-    branches: dict[tuple[Any, ...], Structure] = field(default_factory=dict)
+    known: Known
+    branches: dict[tuple[Any, ...], Known] = field(default_factory=dict)
     lock: Any = field(default_factory=RLock)
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
-    state: State | None = None
+
+    @property
+    def main(self) -> Structure:
+        """What is known of the branch that the plan was made for."""
+        return self.known.structure
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the lock; marks are those of this process, and are made anew in the next."""
-        # An emitted program stays here too: it holds numbers of what the function reads, and
-        # that is another copy there.
-        held = self.held is not None and self.held == self.call.marks()
-        if self.state is not None:
-            held = self.state.still_holds(self.call.func)
-        constants = () if self.constants == () else None
-        main = without_direct(self.main)
-        return dict(self.__dict__, lock=None, held=held, constants=constants, main=main, state=None)
+        """Without the lock, and without trust: what the function reads elsewhere is not known."""
+        # An emitted program stays here too: it holds numbers of what the function reads.
+        known = Known(without_direct(self.main), None)
+        return dict(self.__dict__, lock=None, known=known, branches={}, row_schemes={})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
         self.__dict__.update(state, lock=RLock())
-        self.held = self.call.marks() if state["held"] else None
-        self.state = self.call.state() if state["held"] else None
 
     def answer(self, inputs: Any, *, create_graph: bool, check: bool, with_value: bool) -> Answer:
         """Compute the entries.
@@ -168,15 +199,15 @@ class Core:
         if create_graph:
             signature = with_math_attention(signature)
         options = Options(create_graph, vectorize=self.request.vectorize, quiet=True)
-        passes = Passes.begin(signature, self.main.outputs, options)
-        reads = self._evaluate(passes, with_value)
-        known = self._branch(reads)
-        structure = known or self.main
+        first = self.known
+        passes = Passes.begin(signature, first.structure.outputs, options)
+        reads = self._evaluate(first.structure, passes, with_value)
+        known = self._branch(first, reads)
+        structure = known.structure if known else first.structure
         entries = None
         if self._has_shapes_of(structure, passes) and (known or not create_graph):
             passes.likes = structure.outputs
-            trusted = known is not None and structure.found.scope == "global"
-            trusted = trusted and self._is_unchanged(inputs, signature)
+            trusted = known is not None and self._is_trusted(known, inputs, signature)
             entries = self._entries(structure, passes, trusted=trusted, check=check)
         if entries is None:
             structure, passes, entries = self._remade(inputs, passes, reads)
@@ -192,18 +223,18 @@ class Core:
         Returns:
             The program and x.
         """
-        structure = self.main
-        if structure.direct is None:
+        structure, world = self.known
+        if structure.direct is None or world is None:
             return None
         signature = self.call.bind(self.request.api, inputs)
         self.fit.refuse(self.request.api, inputs, signature.leaves)
-        if not self._is_unchanged(inputs, signature):
+        if not self.call.is_in(world, inputs, signature.leaves):
             return None
         return Ready(structure, signature, structure.direct)
 
-    def _evaluate(self, passes: Passes, with_value: bool) -> tuple[Any, ...]:
+    def _evaluate(self, main: Structure, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""
-        main, options = self.main, passes.options
+        options = passes.options
         sides = () if main.scheme is None else main.scheme.sides
         passed = any(side.mode == REVERSE for side in sides) and main.direct is None
         back = options.create_graph or passed
@@ -215,14 +246,15 @@ class Core:
             passes.evaluate(keep_graph=back or self.call.order == 2)
         return reads.values
 
-    def _branch(self, reads: tuple[Any, ...]) -> Structure | None:
-        if reads == self.main.found.reads:
-            return self.main
+    def _branch(self, first: Known, reads: tuple[Any, ...]) -> Known | None:
+        planned = first.structure.found.reads
+        if reads == planned:
+            return first
         if self.request.on_branch == "raise":
             raise BranchError(
                 f"{self.request.api}: the function took another branch than the one that the plan "
                 f"was made for: it read {_shown(reads)} from tensors, planned were "
-                f'{_shown(self.main.found.reads)}. Use on_branch="retrace" to plan each branch.'
+                f'{_shown(planned)}. Use on_branch="retrace" to plan each branch.'
             )
         with self.lock:
             return self.branches.get(reads)
@@ -232,20 +264,22 @@ class Core:
             return True
         planned = [tuple(y.shape) for y in structure.outputs]
         given = [tuple(y.shape) for y in passes.value.tensors]
-        if planned != given and not self.main.found.reads:
+        if planned != given and not structure.found.reads:
             raise PlanMismatchError(
                 f"{self.request.api}: `func` returned shapes {given}, and the plan was made for "
                 f"{planned}. Make another plan."
             )
         return planned == given
 
-    def _is_unchanged(self, inputs: Any, signature: Signature) -> bool:
-        """Whether all that is not differentiated is as it was when the plan was made."""
-        if self.constants != marks_of_inputs(inputs, signature.leaves):
+    def _is_trusted(self, known: Known, inputs: Any, signature: Signature) -> bool:
+        """Whether the structure is that of the function as it is now."""
+        structure, world = known
+        if world is None or structure.found.scope == "local":
             return False
-        if self.state is not None:
-            return self.state.still_holds(self.call.func)
-        return self.held is not None and self.held == self.call.marks()
+        # Who asks for a program by its name trusts what cannot be seen.
+        if not (world.is_complete or structure.direct is not None):
+            return False
+        return self.call.is_in(world, inputs, signature.leaves)
 
     def _entries(
         self, structure: Structure, passes: Passes, *, trusted: bool, check: bool
@@ -306,19 +340,22 @@ class Core:
         if passes.options.create_graph:
             request = replace(request, strategy=REVERSE)
             given = given if request.order == 2 else given._replace(coloring=None)
+        leaves = passes.signature.leaves
         with self.lock, passes.state.replayed():
+            # Before, for a function that changes what it reads shall never be trusted.
+            world = self.call.world(inputs, leaves)
+            request = settled(request, given, world)
             made = prepare(passes.signature, request, passes.options, given, moves_buffers=False)
             structure = replace(made.structure, is_stateful=self.main.is_stateful)
             if reads == self.main.found.reads:
-                self.main = structure
-                self.held, self.state = self.call.marks(), self.call.state()
-                self.constants = marks_of_inputs(inputs, passes.signature.leaves)
+                self.known = Known(structure, world)
                 self.branches.clear()
                 self.row_schemes.clear()
             else:
                 while len(self.branches) >= MOST_BRANCHES:
-                    self.row_schemes.pop(self.branches.pop(next(iter(self.branches))), None)
-                self.branches[reads] = structure
+                    oldest = self.branches.pop(next(iter(self.branches)))
+                    self.row_schemes.pop(oldest.structure, None)
+                self.branches[reads] = Known(structure, world)
         made.passes.value = made.passes.value or made.passes.evaluate(keep_graph=True)
         return made._replace(structure=structure)
 

@@ -94,9 +94,14 @@ def _why_no_program(core: Core) -> str:
         (bool(main.found.reads), "the function reads values from tensors"),
         (main.is_stateful, "the function draws random numbers or moves buffers"),
         (core.given != Given() or request.asks_for_passes, "passes were asked for"),
-        (core.state is None, "some of what the function can read cannot be watched"),
+        (_can_change_unseen(core), "some of what the function can read cannot be watched"),
     )
     return "none: " + next((why for holds, why in obstacles if holds), "passes were asked for")
+
+
+def _can_change_unseen(core: Core) -> bool:
+    world = core.known.world
+    return world is None or not world.is_complete
 
 
 def _times(main: Structure) -> str:

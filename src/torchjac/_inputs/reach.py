@@ -1,0 +1,283 @@
+"""A walk through everything that a function can reach besides its arguments."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchjac._inputs.names import LIBRARIES, OUTSIDE, names_in
+from torchjac._torch import has_module_hooks, has_numbers
+
+# What holds numbers of its own.
+Data: TypeAlias = Tensor | np.ndarray[Any, Any]
+
+
+class _Pair(NamedTuple):
+    first: Any
+
+
+class _Plain:
+    """An instance holds a dict and nothing else."""
+
+
+_PLAIN = frozenset(
+    {bool, bytes, complex, float, int, str, type(None), type(Ellipsis), range, torch.device,
+     torch.dtype, torch.layout, torch.memory_format}
+)  # fmt: skip
+# They read their owner, who is looked through apart.
+_DESCRIPTORS = (
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+    type(_Pair.first),
+)
+_DICTS = (dict, OrderedDict, MappingProxyType)
+_SEQUENCES = (frozenset, list, set, torch.Size, tuple)
+# New ones come for old ones all the time; what they hold counts.
+_CONTAINERS = frozenset({*_DICTS, *_SEQUENCES, MethodType, partial, slice})
+# Attributes of a module of torch.nn that say how it is called, and are empty unless somebody
+# interferes with that.
+_HOOKS = (
+    "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
+# Attributes of classes that Python makes.
+_OF_CLASSES = frozenset(
+    {
+        "__annotations__", "__annotations_cache__", "__dict__", "__doc__", "__firstlineno__",
+        "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__repr__",
+        "__static_attributes__", "__weakref__", "__dataclass_params__", "__dataclass_fields__", "__match_args__",
+    }
+)  # fmt: skip
+_COMPRESSED_ROWS = (torch.sparse_csr, torch.sparse_bsr)
+_MOST_OBJECTS = 5_000
+
+
+class Walk:
+    """One walk.
+
+    Attributes:
+        is_complete: Whether all that was met is understood.
+        marks: What was met, equal for two walks only if nothing has changed but numbers.
+        data: Tensors and arrays, whose numbers count.
+        kept: Objects that the marks name by their identity.
+    """
+
+    def __init__(self, apart: Sequence[Tensor]) -> None:
+        self.is_complete = True
+        self.marks: list[Any] = [_surroundings()]
+        self.data: list[Data] = []
+        self.kept: list[Any] = []
+        self._apart = {id(tensor) for tensor in apart}
+        self._seen: dict[int, int] = {}
+        self._has_grad = self._reads_grad = False
+
+    def finish(self) -> None:
+        """Say what only the whole walk knows."""
+        if (self._has_grad and self._reads_grad) or has_module_hooks() or _is_cast():
+            self.is_complete = False
+
+    def visit(self, value: Any) -> None:
+        """Mark a value and what it holds."""
+        kind = type(value)
+        if kind in _PLAIN or _is_number(value):
+            self.marks.append((kind, repr(value)))
+            return
+        number = self._seen.get(id(value))
+        if number is not None:
+            self.marks.append(("again", number))
+            return
+        self._seen[id(value)] = len(self.kept)
+        self.kept.append(value)
+        self.marks.append(kind if kind in _CONTAINERS else id(value))
+        if len(self.kept) > _MOST_OBJECTS or not self._is_understood(value, kind):
+            self.is_complete = False
+
+    def _is_understood(self, value: Any, kind: type) -> bool:
+        if kind in _DICTS:
+            self._visit_dict(value)
+        elif kind in _SEQUENCES:
+            self._visit_all(value)
+        elif isinstance(value, tuple):
+            self._visit_class(kind)
+            self._visit_all(value)
+            return hasattr(kind, "_fields") and not hasattr(value, "__dict__")
+        elif isinstance(value, slice):
+            self._visit_all((value.start, value.stop, value.step))
+        elif isinstance(value, FunctionType):
+            return self._visit_function(value)
+        elif isinstance(value, Tensor | np.ndarray):
+            return id(value) in self._apart or self._visit_data(value)
+        elif kind is BuiltinFunctionType:
+            return self._visit_builtin(value)
+        elif isinstance(value, ModuleType):
+            return _is_library(value.__name__) and "random" not in value.__name__
+        elif isinstance(value, type):
+            self._visit_class(value)
+        elif isinstance(value, np.ufunc):
+            return getattr(np, value.__name__, None) is value
+        elif not isinstance(value, _DESCRIPTORS):
+            return self._visit_object(value, kind)
+        return True
+
+    def _visit_all(self, values: Any) -> None:
+        self.marks.append(len(values))
+        for value in values:
+            self.visit(value)
+
+    def _visit_dict(self, values: Any) -> None:
+        for key in values:
+            self.visit(key)
+        self._visit_all(values.values())
+
+    def _visit_data(self, data: Data) -> bool:
+        if not isinstance(data, Tensor):
+            self.data.append(data)
+            return type(data) is np.ndarray and data.dtype.kind in "biufcmMSU"
+        if not has_numbers(data):
+            return False
+        self._has_grad |= data.is_leaf and data.grad is not None
+        version = None if data.is_inference() else data._version
+        pointer = data.data_ptr() if data.layout is torch.strided else 0
+        self.marks += [version, pointer, data.requires_grad]
+        self.data.append(data)
+        if vars(data):
+            self._visit_dict(vars(data))
+        return True
+
+    def _visit_function(self, func: FunctionType) -> bool:
+        cells = func.__closure__ or ()
+        self._visit_all(list(_contents(cells)))
+        # Not `func.__module__`, which functools.wraps copies.
+        if _is_library(func.__globals__.get("__name__")):
+            return True
+        code, known = func.__code__, func.__globals__
+        names = names_in(code)
+        self._reads_grad |= names.reads_grad
+        self.kept.append(code)
+        read = tuple([name for name in names.globals if name in known])
+        self.marks += [id(code), read]
+        for name in read:
+            self.visit(known[name])
+        self.visit(func.__defaults__)
+        self.visit(func.__kwdefaults__)
+        if vars(func):
+            self._visit_dict(vars(func))
+        return not names.reads_outside
+
+    def _visit_builtin(self, func: Any) -> bool:
+        owner = func.__self__
+        if owner is None or isinstance(owner, type | ModuleType):
+            home = func.__module__ or getattr(owner, "__module__", None)
+            return _is_library(home) and func.__name__ not in OUTSIDE
+        self.marks.append(func.__name__)
+        self.visit(owner)
+        return True
+
+    def _visit_class(self, cls: type) -> None:
+        """What the instances of a class find there; of a library it stays the same."""
+        for base in cls.__mro__:
+            if base is not cls and id(base) in self._seen:
+                continue
+            if not _is_library(base.__module__):
+                # Metaclasses may answer for attributes that nobody has.
+                if type(base) is not type and not _is_library(type(base).__module__):
+                    self.is_complete = False
+                self._seen.setdefault(id(base), len(self.kept))
+                self.kept.append(base)
+                known = {k: v for k, v in vars(base).items() if k not in _OF_CLASSES}
+                self.marks.append(tuple(known))
+                self._visit_all(known.values())
+
+    def _visit_object(self, value: Any, kind: type) -> bool:
+        if isinstance(value, MethodType):
+            self._visit_all((value.__func__, value.__self__))
+        elif isinstance(value, staticmethod | classmethod):
+            self.visit(value.__func__)
+        elif isinstance(value, property):
+            self._visit_all((value.fget, value.fset, value.fdel))
+        elif isinstance(value, partial):
+            self._visit_all((value.func, value.args, value.keywords))
+        else:
+            return self._visit_instance(value, kind)
+        return True
+
+    def _visit_instance(self, value: Any, kind: type) -> bool:
+        # An instance that is larger than one with a dict alone keeps something where nobody sees.
+        is_open = hasattr(value, "__dict__") and not hasattr(kind, "__slots__")
+        if not is_open or kind.__basicsize__ > _Plain.__basicsize__:
+            return False
+        self.marks.append(id(kind))
+        self.kept.append(kind)
+        if id(kind) not in self._seen:
+            self._visit_class(kind)
+        state = vars(value)
+        is_module = isinstance(value, nn.Module)
+        if is_module:
+            state = {name: part for name, part in state.items() if name not in _HOOKS}
+        self.marks.append(tuple(state))
+        self._visit_all(state.values())
+        return not (is_module and any(vars(value).get(name) for name in _HOOKS))
+
+
+def parts_of(data: Data) -> Sequence[Data]:
+    """Tensors or arrays with all numbers of one.
+
+    Args:
+        data: A tensor of any layout, or an array.
+
+    Returns:
+        Itself; of a sparse tensor its indices and values.
+    """
+    if not isinstance(data, Tensor) or data.layout is torch.strided:
+        return (data,)
+    data = data.detach()
+    if data.layout is torch.sparse_coo:
+        return data._indices(), data._values()
+    if data.layout in _COMPRESSED_ROWS:
+        return data.crow_indices(), data.col_indices(), data.values()
+    return data.ccol_indices(), data.row_indices(), data.values()
+
+
+def _surroundings() -> tuple[Any, ...]:
+    """Settings that any operation may read."""
+    return torch.get_default_dtype(), torch.get_default_device()
+
+
+def _is_cast() -> bool:
+    """Whether operations are computed in other precisions than they say."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+def _is_number(value: Any) -> bool:
+    kind = type(value)
+    return isinstance(value, np.generic) and kind.__module__ == "numpy" and kind is not np.void
+
+
+def _is_library(name: Any) -> bool:
+    """Whether a module of this name belongs to a library."""
+    return str(name).split(".")[0] in LIBRARIES
+
+
+def _contents(cells: Sequence[Any]) -> Iterator[Any]:
+    for cell in cells:
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            yield Ellipsis
