@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchjac._evaluate.direct.blocks import Block, compacted
 from torchjac._pattern.pattern import SparsityPattern
 
+Places = NDArray[Any]  # int32 where the numbers of nonzeros fit, else int64
 # Rows with more entries are not set side by side.
 _MOST_SLICES = 64
 # Rows that are looked at to see in which order the entries usually stand.
@@ -26,11 +27,11 @@ class Piece:
     """Derivatives of a result, each with its place among the nonzeros.
 
     Attributes:
-        places: int64, shape (k, *S); -1 for a derivative that is none, or zero at every x.
+        places: Shape (k, *S); -1 for a derivative that is none, or zero at every x.
         values: The derivatives, shape (k, *S).
     """
 
-    places: NDArray[np.int64]
+    places: Places
     values: Tensor
 
 
@@ -45,12 +46,10 @@ class Assembly(NamedTuple):
 
     nonzeros: Tensor
     varying: Tensor | None
-    targets: NDArray[np.int64] | None
+    targets: Places | None
 
 
-def places_of(
-    block: Block, start: int, pattern: SparsityPattern, *, transposed: bool
-) -> NDArray[np.int64]:
+def places_of(block: Block, start: int, pattern: SparsityPattern, *, transposed: bool) -> Places:
     """Where each derivative of a block stands among the nonzeros of a pattern.
 
     Args:
@@ -72,7 +71,8 @@ def places_of(
     places = np.searchsorted(known, keys)
     found = np.minimum(places, max(pattern.nnz - 1, 0))
     hit = (index > 0) & (known[found] == keys) if pattern.nnz else np.zeros(index.shape, bool)
-    return np.where(hit, found, -1).reshape(block.index.shape)
+    small = np.int32 if pattern.nnz < 2**31 else np.int64
+    return np.where(hit, found, -1).astype(small).reshape(block.index.shape)
 
 
 def assemble(
@@ -97,17 +97,17 @@ def assemble(
     Returns:
         The nonzeros.
     """
-    groups: tuple[list[Piece], ...] = ([], [], [])
-    start = 0
-    for blocks, size in zip(results, sizes, strict=True):
-        parts = [b for b in blocks or () if is_constant(b.values)]
-        others = [b for b in blocks or () if not is_constant(b.values)]
-        for group, members in zip(groups, (parts, others, blocks or ()), strict=True):
-            for block in compacted(members):
-                places = places_of(block, start, pattern, transposed=transposed)
-                group.append(Piece(places, block.values.to(like.dtype)))
-        start += size
-    constant, varying, everything = groups
+
+    def pieces(kept: Callable[[Block], bool]) -> list[Piece]:
+        found: list[Piece] = []
+        for blocks, start in zip(results, np.cumsum([0, *sizes]), strict=False):
+            for block in compacted([b for b in blocks or () if kept(b)]):
+                places = places_of(block, int(start), pattern, transposed=transposed)
+                found.append(Piece(places, block.values.to(like.dtype)))
+        return found
+
+    constant = pieces(lambda block: is_constant(block.values))
+    varying = pieces(lambda block: not is_constant(block.values))
     base = like.new_zeros(pattern.nnz)
     for piece in constant:
         base = base + _scattered(piece, like, pattern.nnz)
@@ -118,7 +118,7 @@ def assemble(
     found = found + under if bool((under != 0).any()) else found
     if targets is None:
         return Assembly(found, found, None)
-    regular = in_rows(everything, pattern.nnz)
+    regular = in_rows(pieces(lambda _: True), pattern.nnz)
     if regular is None:
         regular = base.index_copy(0, _tensor(targets, like), found)
     return Assembly(regular, found, targets)
@@ -131,9 +131,7 @@ def _scattered(piece: Piece, like: Tensor, count: int) -> Tensor:
     return like.new_zeros(count).index_add(0, _tensor(places[live], like), values)
 
 
-def _in_order(
-    pieces: Sequence[Piece], count: int, like: Tensor
-) -> tuple[Tensor, NDArray[np.int64] | None]:
+def _in_order(pieces: Sequence[Piece], count: int, like: Tensor) -> tuple[Tensor, Places | None]:
     """The values of pieces in the order of their places, and these, or None for all of them."""
     if len(pieces) == 1:
         permuted = _permuted(pieces[0], count)
@@ -200,11 +198,10 @@ def in_rows(pieces: Sequence[Piece], count: int) -> Tensor | None:
     live = np.flatnonzero(places >= 0)
     if len(live) != count or not (np.bincount(places[live], minlength=count) == 1).all():
         return None
-    source = np.empty(count, np.int64)
+    source = np.empty(count, places.dtype)
     source[places[live]] = live
-    shifts = source - np.arange(count)
-    shift = int(np.median(shifts))
-    wrong = np.flatnonzero(source != np.arange(count) + shift)
+    shift = int(np.median(source - np.arange(count, dtype=source.dtype)))
+    wrong = np.flatnonzero(source != np.arange(shift, shift + count))
     if len(wrong) > _MOST_IRREGULAR * count or shift < 0 or shift + count > len(places):
         return None
     rows = torch.stack([s[1].reshape(-1) for s in slices], dim=1).reshape(-1)
@@ -216,7 +213,7 @@ def in_rows(pieces: Sequence[Piece], count: int) -> Tensor | None:
     return ordered.index_copy(0, _tensor(wrong, like), moved)
 
 
-def _usual_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
+def _usual_order(places: Places) -> Places:
     """In which order the entries stand in most rows; a sample of rows votes."""
     step = max(1, len(places) // _SAMPLE) | 1
     sample = places[step // 2 :: step]
@@ -227,5 +224,5 @@ def _usual_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
     return orders[votes.argmax()]
 
 
-def _tensor(numbers: NDArray[np.int64], like: Tensor) -> Tensor:
-    return torch.from_numpy(numbers).to(like.device)
+def _tensor(numbers: Places, like: Tensor) -> Tensor:
+    return torch.from_numpy(numbers).to(like.device, torch.int64)

@@ -52,7 +52,8 @@ def carry(
     """
     values = dict(program.constants) | dict(zip(program.primals, primals, strict=True))
     carried = _start(program, primals)
-    for node in program.nodes:
+    last = {number: k for k, node in enumerate(program.nodes) for number in node.inputs}
+    for k, node in enumerate(program.nodes):
         if program.linear.isdisjoint(node.inputs):
             _evaluate(node, values)
             continue
@@ -67,6 +68,9 @@ def carry(
                 if known is None:
                     transport.check_linear()
                 carried[number] = transport.run(terms.get(position, ()), carried)
+        for number in node.inputs:
+            if last[number] == k and number not in program.outputs:
+                carried.pop(number, None)
     return [None if n is None else carried[n] for n in program.outputs]
 
 
