@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
+from torchjac._local.moves import MOVES
 
 __all__ = ["support"]
 
@@ -23,40 +24,7 @@ aten = torch.ops.aten
 _DEEPEST = 40
 _known: MutableMapping[LinearProgram, dict[int, Tensor | None]] = WeakKeyDictionary()
 
-# Each element of the result is one of an argument, or a number put between.
-_MOVES = frozenset(
-    {
-        aten.alias,
-        aten.block_diag,
-        aten.cat,
-        aten.clone,
-        aten.constant_pad_nd,
-        aten.detach,
-        aten.diag,
-        aten.diag_embed,
-        aten.diagonal,
-        aten.diagonal_scatter,
-        aten.expand,
-        aten.flip,
-        aten.permute,
-        aten.repeat,
-        aten.reshape,
-        aten.roll,
-        aten.select,
-        aten.select_scatter,
-        aten.slice,
-        aten.slice_scatter,
-        aten.squeeze,
-        aten.stack,
-        aten.t,
-        aten.transpose,
-        aten.tril,
-        aten.triu,
-        aten.unsqueeze,
-        aten.view,
-        aten._unsafe_view,
-    }
-)
+_MOVES = MOVES | {aten.clone}
 # Zero of zero, and of the shape of their argument.
 _ZERO_OF_ZERO = frozenset(
     {

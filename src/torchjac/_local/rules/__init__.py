@@ -1,48 +1,11 @@
-"""The rules, one family of operations a file; importing this package registers them."""
+"""The rules, one family of operations a file; importing this package registers them all."""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from torchjac._local.registry import terms_of
-from torchjac._local.rules import (
-    activations,
-    attention,
-    convolutions,
-    fft,
-    grids,
-    indexing,
-    interpolation,
-    linalg,
-    losses,
-    movement,
-    normalization,
-    pointwise,
-    pooling,
-    products,
-    reductions,
-    segments,
-    solves,
-    sparse,
-    writing,
-)
 
-FAMILIES = (
-    activations,
-    attention,
-    convolutions,
-    fft,
-    grids,
-    indexing,
-    interpolation,
-    linalg,
-    losses,
-    movement,
-    normalization,
-    pointwise,
-    pooling,
-    products,
-    reductions,
-    segments,
-    solves,
-    sparse,
-    writing,
-)
+__all__ = ["terms_of"]
 
-__all__ = ["FAMILIES", "terms_of"]
+for _family in iter_modules(__path__):
+    import_module(f"{__name__}.{_family.name}")

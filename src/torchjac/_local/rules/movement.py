@@ -8,57 +8,31 @@ from torch import Tensor
 from torchjac._linearize.program import Ref
 from torchjac._local.algebra import Deposit, Move, Run, Term
 from torchjac._local.call import Call
+from torchjac._local.moves import MOVES
 from torchjac._local.registry import Terms, rule
 
 aten = torch.ops.aten
 
 
 @rule(
-    aten.alias,
+    *MOVES,
     aten.as_strided,
     aten.as_strided_scatter,
-    aten.block_diag,
-    aten.cat,
     aten.channel_shuffle,
-    aten.constant_pad_nd,
-    aten.detach,
-    aten.diag,
-    aten.diag_embed,
-    aten.diagonal,
-    aten.diagonal_scatter,
-    aten.expand,
-    aten.flip,
     aten.im2col,
     aten.narrow_copy,
     aten.native_channel_shuffle,
-    aten.permute,
     aten.pixel_shuffle,
     aten.pixel_unshuffle,
     aten.reflection_pad1d,
     aten.reflection_pad2d,
     aten.reflection_pad3d,
-    aten.repeat,
     aten.replication_pad1d,
     aten.replication_pad2d,
     aten.replication_pad3d,
-    aten.reshape,
-    aten.roll,
     aten.rot90,
-    aten.select,
-    aten.select_scatter,
-    aten.slice,
-    aten.slice_scatter,
-    aten.squeeze,
-    aten.stack,
-    aten.t,
-    aten.transpose,
-    aten.tril,
-    aten.triu,
     aten.unfold,
-    aten.unsqueeze,
-    aten.view,
     aten._reshape_alias,
-    aten._unsafe_view,
 )
 def move(call: Call) -> Terms:
     """Each element of the result is one element of an argument.
