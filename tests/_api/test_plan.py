@@ -821,3 +821,16 @@ def test_entries_that_are_rounding_alone_are_not_taken_for_wrong_ones():
 
 def plan_is_zero(result):
     return bool(dense(result).abs().max() < 1e-14)
+
+
+def test_entries_at_uneven_places_are_refilled_by_the_program():
+    def residual(u):
+        v = torch.nn.functional.pad(u, (1, 1, 1, 1))
+        return 4 * u - v[2:, 1:-1] - v[:-2, 1:-1] - v[1:-1, 2:] - v[1:-1, :-2] - u.exp()
+
+    u = torch.linspace(0, 1, 25, dtype=torch.float64).reshape(5, 5)
+    plan = torchjac.plan(residual, u, backend="replay")
+    J = plan(u)
+    assert plan(2 * u, out=J) is J
+    expected = torch.autograd.functional.jacobian(residual, 2 * u).reshape(25, 25)
+    assert torch.allclose(J.to_dense(), expected, rtol=1e-14)

@@ -95,7 +95,7 @@ def emit(
     targets = assembly.targets
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
-        where = torch.from_numpy(targets).to(like.device)
+        where = torch.from_numpy(targets.astype(np.int64)).to(like.device)
     return DirectProgram(whole, part, where, operations, pattern.nnz * like.element_size())
 
 
