@@ -80,3 +80,7 @@ def test_a_long_chain_is_not_followed_to_its_end() -> None:
 
     for pattern in patterns(f, point(3)).values():
         assert pattern.any()
+
+
+def test_a_complex_factor_is_no_obstacle() -> None:
+    check_exact(lambda x: (1j * x).exp().real * x, point(3), point(3, seed=1))

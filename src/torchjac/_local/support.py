@@ -179,7 +179,7 @@ def _infinite(program: LinearProgram, depth: int, part: Any) -> Tensor | None:
 
 def _scaled(maker: _Maker) -> Tensor | None:
     factor = maker.node.args[1]
-    if isinstance(factor, Ref) or factor <= 0:
+    if isinstance(factor, Ref | complex) or factor <= 0:
         return None
     return _first(maker)
 

@@ -1,6 +1,6 @@
 """One operation of a linear program, carried out on slices of derivatives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -92,13 +92,10 @@ class Operation:
         stacked = [block.values for block in blocks.values()]
         if self._works_in_batches():
             try:
-                (result,) = batched(once, stacked)
+                return next(t for t in batched(once, stacked) if t is not None)
             except RuntimeError:  # no batching rule
-                pass
-            else:
-                if result is not None:
-                    return result
-        return torch.stack([once(list(slices))[0] for slices in zip(*stacked, strict=True)])
+                return _one_by_one(once, stacked)
+        return _one_by_one(once, stacked)
 
     def is_linear(self) -> bool:
         """Whether multiples of random tangents give the same multiples of a result.
@@ -127,3 +124,7 @@ class Operation:
             return False
         others = [self._values.get(number) for number in self._call.node.inputs]
         return all(t is None or t.layout is torch.strided for t in others)
+
+
+def _one_by_one(once: Callable[[list[Tensor]], list[Tensor]], stacked: list[Tensor]) -> Tensor:
+    return torch.stack([once(list(slices))[0] for slices in zip(*stacked, strict=True)])

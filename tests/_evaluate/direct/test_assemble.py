@@ -1,0 +1,169 @@
+"""Blocks put into the order of a pattern."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests._evaluate.direct.carried import dense_of, some_block
+from torchjac._evaluate.direct.assemble import Piece, assemble, in_rows, places_of
+from torchjac._evaluate.direct.blocks import Block
+from torchjac._pattern.pattern import SparsityPattern
+
+LIKE = torch.zeros((), dtype=torch.float64)
+
+
+def block(index, values=None) -> Block:
+    index = np.array(index, np.int32)
+    if values is None:
+        values = index * 10.0
+    return Block(index, torch.tensor(values, dtype=torch.float64))
+
+
+def pattern_of(dense) -> SparsityPattern:
+    return SparsityPattern.from_dense(np.array(dense))
+
+
+def put(blocks, pattern, sizes, *, transposed=False, constant=()):
+    return assemble(
+        blocks,
+        sizes,
+        pattern,
+        LIKE,
+        transposed=transposed,
+        is_constant=lambda v: any(v is c for c in constant),
+    )
+
+
+def test_places_are_those_of_the_pattern() -> None:
+    pattern = pattern_of([[1, 0, 1], [0, 1, 0], [0, 0, 1]])
+    found = places_of(block([[1, 2], [3, 3]]), 0, pattern, transposed=False)
+    assert found.tolist() == [[0, 2], [1, -1]]
+
+
+def test_places_of_a_later_result_and_of_the_transpose() -> None:
+    pattern = pattern_of([[0, 0, 1], [1, 1, 0]])
+    found = places_of(block([[2, 1]]), 1, pattern, transposed=True)
+    assert found.tolist() == [[2, 0]]
+
+
+def test_places_in_an_empty_pattern() -> None:
+    pattern = pattern_of(np.zeros((2, 2)))
+    assert places_of(block([[1, 2]]), 0, pattern, transposed=False).tolist() == [[-1, -1]]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("most", [0, 1])
+def test_several_results_make_one_matrix(transposed, most) -> None:
+    shapes, inputs = [(2, 3), (4,)], 5
+    blocks = [[some_block(s, 1, inputs, 1), some_block(s, 2, inputs, 2)] for s in shapes]
+    rows = [
+        dense_of(b, s, inputs).reshape(inputs, -1).T for b, s in zip(blocks, shapes, strict=True)
+    ]
+    dense = torch.cat(rows).T if transposed else torch.cat(rows)
+    pattern = pattern_of(dense.numpy() != 0)
+    constant = [blocks[0][0].values, blocks[1][1].values][:most]
+    found = put(blocks, pattern, [6, 4], transposed=transposed, constant=constant)
+    expected = dense[dense != 0]
+    torch.testing.assert_close(found.nonzeros, expected)
+    if found.targets is None:
+        torch.testing.assert_close(found.varying, expected)
+    else:
+        torch.testing.assert_close(found.varying, expected[torch.from_numpy(found.targets)])
+
+
+def test_a_result_that_is_zero_has_no_entries() -> None:
+    found = put([None, [block([[1, 2]])]], pattern_of(np.eye(3, 2, -1)), [1, 2])
+    assert found.nonzeros.tolist() == [10, 20]
+
+
+def test_derivatives_that_the_pattern_does_not_hold_are_left_out() -> None:
+    found = put([[block([[1, 2]], [[0.0, 5.0]])]], pattern_of([[0, 0], [0, 1]]), [2])
+    assert found.nonzeros.tolist() == [5]
+
+
+def test_two_blocks_for_one_entry_are_summed() -> None:
+    parts = [block([[1, 2]], [[1.0, 2.0]]), block([[1, 1]], [[3.0, 4.0]])]
+    found = put([parts], pattern_of([[1, 0], [1, 1]]), [2])
+    assert found.nonzeros.tolist() == [4, 4, 2]
+
+
+def test_constant_entries_are_not_among_the_varying() -> None:
+    fixed, moving = block([[1, 2]]), block([[2, 3]], [[1.0, 2.0]])
+    found = put([[fixed, moving]], pattern_of([[1, 1, 0], [0, 1, 1]]), [2], constant=[fixed.values])
+    assert found.nonzeros.tolist() == [10, 1, 20, 2]
+    assert found.targets.tolist() == [1, 3]
+    assert found.varying.tolist() == [1, 2]
+
+
+def test_a_constant_part_of_a_varying_entry_is_added() -> None:
+    fixed, moving = block([[1, 2]]), block([[1, 1]], [[1.0, 2.0]])
+    found = put([[fixed, moving]], pattern_of([[1, 0], [1, 1]]), [2], constant=[fixed.values])
+    assert found.nonzeros.tolist() == [11, 2, 20]
+    assert found.varying.tolist() == [11, 2]
+
+
+def test_nothing_varies_where_all_is_constant() -> None:
+    fixed = block([[1, 2]])
+    found = put([[fixed]], pattern_of(np.eye(2)), [2], constant=[fixed.values])
+    assert found.nonzeros.tolist() == [10, 20]
+    assert found.varying is None
+    assert found.targets.size == 0
+
+
+def test_nonzeros_take_the_dtype_that_is_asked_for() -> None:
+    single = Block(np.array([[1, 2]], np.int32), torch.ones(1, 2))
+    assert put([[single]], pattern_of(np.eye(2)), [2]).nonzeros.dtype == torch.float64
+
+
+def test_slices_in_rows_need_no_gather() -> None:
+    """Axes of slices behind those of elements: a permutation of the values."""
+    index = np.array([[1, 1, 1], [2, 2, 2]], np.int32)
+    parts = Block(index, torch.arange(6.0, dtype=torch.float64).reshape(2, 3))
+    found = put([[parts]], pattern_of(np.ones((3, 2))), [3])
+    assert found.nonzeros.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def stencil(n: int) -> Block:
+    """Each element by its neighbors around a ring."""
+    index = np.stack([np.roll(np.arange(1, n + 1), k) for k in (0, 1, -1)]).astype(np.int32)
+    return Block(index, torch.from_numpy(index * 100.0 + np.arange(n)))
+
+
+def test_rows_of_a_ring_are_set_side_by_side_but_for_the_ends() -> None:
+    n = 40
+    ring = stencil(n)
+    dense = dense_of([ring], (n,), n).T
+    pattern = pattern_of(dense.numpy() != 0)
+    places = places_of(ring, 0, pattern, transposed=False)
+    found = in_rows([Piece(places, ring.values)], pattern.nnz)
+    assert found is not None
+    assert torch.equal(found, dense[dense != 0])
+
+
+def test_rows_of_a_short_ring_are_too_irregular() -> None:
+    ring = stencil(4)
+    pattern = pattern_of(dense_of([ring], (4,), 4).T.numpy() != 0)
+    places = places_of(ring, 0, pattern, transposed=False)
+    assert in_rows([Piece(places, ring.values)], pattern.nnz) is None
+
+
+def test_rows_with_gaps_at_both_ends_are_shifted() -> None:
+    n = 40
+    index = np.stack([np.arange(1, n + 1) + k for k in (1, -1, 0)])
+    index[index > n] = 0
+    band = Block(index.astype(np.int32), torch.from_numpy((index > 0) * (index * 100.0 + 1)))
+    dense = dense_of([band], (n,), n).T
+    pattern = pattern_of(dense.numpy() != 0)
+    places = places_of(band, 0, pattern, transposed=False)
+    found = in_rows([Piece(places, band.values)], pattern.nnz)
+    assert found is not None
+    assert torch.equal(found, dense[dense != 0])
+
+
+def test_pieces_of_different_shapes_are_not_set_in_rows() -> None:
+    pieces = [Piece(np.array([[0]]), torch.ones(1, 1)), Piece(np.array([[1, 2]]), torch.ones(1, 2))]
+    assert in_rows(pieces, 3) is None
+
+
+def test_nothing_is_not_set_in_rows() -> None:
+    assert in_rows([Piece(np.array([[-1]]), torch.ones(1, 1))], 0) is None
