@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests._local.reading import check_exact, maps_of, patterns, point, programs
+import torchjac
+from tests._local.reading import check_exact, maps_of, nonzeros, patterns, point, programs
 
 Function = Callable[[Tensor], Tensor]
 aten = torch.ops.aten
@@ -66,3 +67,25 @@ def test_windows_that_overlap_add_up_when_folded() -> None:
 def test_the_transpose_of_padding_is_a_deposit() -> None:
     program = programs(lambda x: F.pad(x, (1, 1), "reflect"), point(1, 3))["vjp"]
     assert maps_of(program, aten.reflection_pad1d_backward) == ["Deposit"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sin().view(3, 4).t().as_strided((3,), (1,), 0),
+        lambda x: x.sin().view(3, 4).t().as_strided((3, 2), (1, 3), 1),
+        lambda x: x.as_strided((5, 4), (2, 1)).sin(),
+        lambda x: x[2:].as_strided((2,), (1,)).sin(),
+        lambda x: x[2:].as_strided((2,), (1,), 0).sin(),
+        lambda x: x[::2].as_strided((3,), (1,)).sin(),
+    ],
+    ids=["transposed", "steps", "windows", "from itself", "from the memory", "holes"],
+)
+def test_as_strided_counts_places_in_the_memory(function: Function) -> None:
+    x = point(12)
+    found = torchjac.pattern(function, x).to_scipy().toarray() != 0
+    assert np.array_equal(found, nonzeros(function, x))
+
+
+def test_as_strided_of_no_size_reads_nothing() -> None:
+    assert torchjac.pattern(lambda x: x.as_strided((0, 3), (1, 1)), point(12)).shape == (0, 12)

@@ -1,6 +1,7 @@
 """Operations that move data: views, pieces, joins, padding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ aten = torch.ops.aten
 
 @rule(
     *MOVES,
-    aten.as_strided,
     aten.as_strided_scatter,
     aten.channel_shuffle,
     aten.im2col,
@@ -41,6 +41,35 @@ def move(call: Call) -> Terms:
     cat([t, s])   ->  t: Move(cat with zeros for s);  s: Move(cat with zeros for t)
     """
     return [Term(ref, [Move(alone(call, ref))]) for ref in call.tangents()]
+
+
+@rule(aten.as_strided)
+def as_strided(call: Call) -> Terms:
+    """Elements by their place in the memory, which the argument must fill.
+
+    as_strided(t.T, size, stride)  ->  t.T: Move(laid out as t.T is, then as_strided)
+    """
+    (ref,) = call.tangents()
+    shape, _, strides = call.value(ref)
+    reach = _reach(shape, strides)
+    if (
+        reach != prod(shape)
+        or (call["storage_offset"] or 0) + _reach(call["size"], call["stride"]) > reach
+    ):
+        return NotImplemented
+
+    def run(tensor: Tensor) -> Tensor:
+        memory = tensor.new_empty_strided(shape, strides)
+        return call.run({ref.number: memory.copy_(tensor)})
+
+    return [Term(ref, [Move(run)])]
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many places of the memory lie between the first and the last element, both counted."""
+    if 0 in shape:
+        return 0
+    return 1 + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
 
 
 def alone(call: Call, ref: Ref, indices: Mapping[int, Tensor] | None = None) -> Run:
