@@ -24,7 +24,7 @@ FORWARD, REVERSE = "forward-mode", "reverse-mode"
 LONG_S, VERY_LONG_S = 0.01, 0.25
 # Times are taken at least twice, for at first memory is new, and then so long or so often; the
 # least counts, for others run beside us.
-REPEATED_S, LEAST_REPEATS, MOST_REPEATS = 0.01, 2, 5
+REPEATED_S, LEAST_REPEATS, MOST_REPEATS = 0.004, 2, 3
 # Seeds of the pass that tells what one more costs: so many that they outweigh what a pass costs
 # whatever its size.
 SEVERAL_BYTES, FEWEST, MOST = 2**20, 4, 64
