@@ -45,7 +45,9 @@ class Plan:
 
         Args:
             inputs: Where, like the inputs that the plan was made for.
-            out: An earlier result, to be filled with the new values.
+            out: An earlier result, to be filled with the new values. What does not depend on the
+                inputs is not written again unless PyTorch or NumPy wrote to it in between; do not
+                write to it through `.data` or DLPack, which leave no trace.
             check: Certify the result by a random product of the function, for one more seed.
             create_graph: Make the result differentiable, by rows in reverse mode.
 

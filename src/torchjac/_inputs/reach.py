@@ -59,11 +59,9 @@ _HOOKS = (
 )  # fmt: skip
 # Attributes of classes that Python makes.
 _OF_CLASSES = frozenset(
-    {
-        "__annotations__", "__annotations_cache__", "__dict__", "__doc__", "__firstlineno__",
-        "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__repr__",
-        "__static_attributes__", "__weakref__", "__dataclass_params__", "__dataclass_fields__", "__match_args__",
-    }
+    {"__annotations__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__",
+     "__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__orig_bases__",
+     "__parameters__", "__qualname__", "__repr__", "__static_attributes__", "__weakref__"}
 )  # fmt: skip
 _COMPRESSED_ROWS = (torch.sparse_csr, torch.sparse_bsr)
 _MOST_OBJECTS = 5_000

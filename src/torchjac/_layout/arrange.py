@@ -28,6 +28,7 @@ class Arrangement:
         take: Number of the entry that each stored value is, None if they are stored in order.
         is_padded: Whether zeros are stored too: `take` counts from one, and 0 means such a zero.
         stored: Shape of the stored values.
+        origin: What `indices` were made of, in memory that no result has.
     """
 
     layout: torch.layout
@@ -36,6 +37,15 @@ class Arrangement:
     take: Tensor | None
     is_padded: bool
     stored: tuple[int, ...]
+    origin: tuple[Indices, ...]
+
+    @property
+    def places(self) -> tuple[Tensor, ...]:
+        """The index tensors, copies of them once NumPy may write to those that results have."""
+        # SciPy's matrices sort and remove indices in place, in arrays that share memory.
+        if all([t.untyped_storage().resizable() for t in self.indices]):
+            return self.indices
+        return tuple([_tensor(array, self.indices[0].device) for array in self.origin])
 
     def assemble(self, values: Tensor) -> Tensor:
         """The tensor with these values, differentiable in them.
@@ -50,13 +60,14 @@ class Arrangement:
         if self.layout is torch.strided:
             size = int(np.prod(self.shape, dtype=np.int64))
             return kept.new_zeros(size).scatter_(0, self.indices[0], kept).view(self.shape)
+        places = self.places
         if self.layout is torch.sparse_coo:
             return torch.sparse_coo_tensor(
-                self.indices[0], kept, self.shape, is_coalesced=True, check_invariants=False
+                places[0], kept, self.shape, is_coalesced=True, check_invariants=False
             )
         return torch.sparse_compressed_tensor(
-            self.indices[0],
-            self.indices[1],
+            places[0],
+            places[1],
             kept,
             self.shape,
             layout=self.layout,
@@ -99,7 +110,7 @@ class Arrangement:
             return out.is_contiguous()
         if self.layout is torch.sparse_coo and not out.is_coalesced():
             return False
-        return all(map(torch.equal, self.indices, index_tensors(out)))
+        return all(map(torch.equal, self.places, index_tensors(out)))
 
 
 def index_tensors(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -148,7 +159,7 @@ def arrange(
         index = (pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices,)
     tensors = tuple([_tensor(array, device) for array in index])
     take = None if positions is None else _tensor(positions, device)
-    return Arrangement(layout, shape, tensors, take, False, (pattern.nnz,))
+    return Arrangement(layout, shape, tensors, take, False, (pattern.nnz,), index)
 
 
 def choose_blocksize(pattern: SparsityPattern) -> tuple[int, int]:
@@ -198,15 +209,17 @@ def _in_blocks(piece: Piece, device: torch.device, blocksize: tuple[int, int]) -
     take = np.full(len(numbers) * height * width, -1, dtype=np.int64)
     take[place] = positions
     is_padded = bool((take < 0).any())
+    index = indptr, numbers % across
     return Arrangement(
         torch.sparse_bsr,
         pattern.shape,
-        (_tensor(indptr, device), _tensor(numbers % across, device)),
+        tuple([_tensor(array, device) for array in index]),
         _tensor(take + is_padded, device),
         is_padded,
         (len(numbers), height, width),
+        index,
     )
 
 
 def _tensor(array: Indices, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+    return torch.tensor(np.ascontiguousarray(array), dtype=torch.int64, device=device)

@@ -81,7 +81,8 @@ class Call(NamedTuple):
 
     def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
         """All that the function can read now, besides what is differentiated."""
-        return World(state_of(self.func, self._apart()), state_of(_others(inputs, leaves), leaves))
+        function = state_of(self.func, self._apart())
+        return World(function, state_of(_others(inputs, leaves), leaves))
 
     def is_in(self, world: World, inputs: Any, leaves: Sequence[Tensor]) -> bool:
         """Whether the function can read what it could, as far as can be seen."""
@@ -205,7 +206,8 @@ class Core:
         known = self._branch(first, reads)
         structure = known.structure if known else first.structure
         entries = None
-        if self._has_shapes_of(structure, passes) and (known or not create_graph):
+        fits = self._has_shapes_of(structure, passes) and structure.lies_alike(signature.leaves)
+        if fits and (known or not create_graph):
             passes.likes = structure.outputs
             trusted = known is not None and self._is_trusted(known, inputs, signature)
             entries = self._entries(structure, passes, trusted=trusted, check=check)
@@ -228,7 +230,8 @@ class Core:
             return None
         signature = self.call.bind(self.request.api, inputs)
         self.fit.refuse(self.request.api, inputs, signature.leaves)
-        if not self.call.is_in(world, inputs, signature.leaves):
+        leaves = signature.leaves
+        if not (structure.lies_alike(leaves) and self.call.is_in(world, inputs, leaves)):
             return None
         return Ready(structure, signature, structure.direct)
 

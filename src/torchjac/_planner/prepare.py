@@ -19,6 +19,7 @@ from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Refusal
 from torchjac._evaluate.strict import check_dependence
 from torchjac._inputs.signature import Signature
+from torchjac._inputs.storage import reads_memory
 from torchjac._inputs.warn import warn
 from torchjac._layout.arrange import Arrangement, arrange
 from torchjac._layout.cut import Piece, cut
@@ -103,6 +104,7 @@ def prepare(
     if not (options.quiet or options.allow_constant):
         carried = [[y if y.requires_grad else None] for y in outputs]
         look_for_zeros(request.api, tape.outputs, carried)
+    by_place = reads_memory(tape.survey().node_names)
     is_stateful = moves_buffers or point.state.was_used()
     pattern, found, seen = _find(point.signature, request, given, outputs)
     passes = Passes(point.signature, outputs, options, point.state, tape)
@@ -117,6 +119,7 @@ def prepare(
         floor=_size(outputs) / (1.0 + _size(leaves)),
         is_stateful=is_stateful,
         methods={p.mode: p.method for p in probes.witnesses},
+        strides=tuple([x.stride() for x in leaves]) if by_place else None,
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
     structure = _finished(structure, request, seen, leaves, entries.values.detach())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -17,6 +18,38 @@ from torchjac._torch import pytree
 from torchjac.errors import PlanMismatchError
 
 _MARK = "_torchjac_written"
+
+
+class Written:
+    """That a program wrote the entries of a matrix, and nobody has written to it since.
+
+    A copy of the matrix carries a mark that says nothing.
+    """
+
+    def __init__(self, out: Tensor | None = None, program: Direct | None = None) -> None:
+        if out is not None and program is not None:
+            self._parties = ref(out), ref(program)
+            self._state = _state(out)
+        else:
+            self._parties = self._state = None
+
+    def holds(self, out: Tensor, program: Direct) -> bool:
+        """Whether `out` is what `program` left, as far as PyTorch knows."""
+        if self._parties is None:
+            return False
+        owner, writer = self._parties
+        if owner() is not out or writer() is not program:
+            return False
+        # Arrays that share memory write to it without a trace.
+        return self._state == _state(out) and out.values().untyped_storage().resizable()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Written, ()
+
+
+def _state(out: Tensor) -> tuple[int, ...]:
+    values = out.values()
+    return out._version, values.data_ptr(), values.numel()
 
 
 def rebuild(structure: Structure, signature: Signature, request: Request, values: Tensor) -> Any:
@@ -95,20 +128,21 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     markable = where.layout is torch.sparse_csr and where.take is None and len(leaves) == 1
     if markable and out is not None and _is_marked(out, program):
         program.refill(out.values(), leaves)
-        setattr(out, _MARK, (id(program), out._version))
+        setattr(out, _MARK, Written(out, program))
         return out
     values = program.nonzeros(leaves)
     if out is None:
         out = rebuild(structure, signature, request, values)
     else:
         refill(structure, signature, request, values, out)
-    if markable and isinstance(out, Tensor):
-        setattr(out, _MARK, (id(program), out._version))
+    if markable and isinstance(out, Tensor) and not out.is_inference():
+        setattr(out, _MARK, Written(out, program))
     return out
 
 
 def _is_marked(out: Any, program: Direct) -> bool:
-    return isinstance(out, Tensor) and getattr(out, _MARK, None) == (id(program), out._version)
+    mark = getattr(out, _MARK, None)
+    return isinstance(mark, Written) and mark.holds(out, program)
 
 
 def _dtypes(signature: Signature, request: Request) -> list[torch.dtype]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.direct.runner import Direct
+from torchjac._inputs.storage import is_part
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
 from torchjac._pattern.pattern import SparsityPattern
@@ -157,6 +158,7 @@ class Structure:
         constant: The entries, if none of them depends on the inputs.
         direct: The program that computes them without passes, if it is used.
         emit_s: Seconds that it took to make.
+        strides: Of the inputs, if the function reads memory by its place, as `as_strided` does.
     """
 
     pattern: SparsityPattern
@@ -174,3 +176,10 @@ class Structure:
     constant: Tensor | None = None
     direct: Direct | None = None
     emit_s: float = 0.0
+    strides: tuple[tuple[int, ...], ...] | None = None
+
+    def lies_alike(self, leaves: Sequence[Tensor]) -> bool:
+        """Whether all that is read of the inputs lies where it did, and nothing beside it."""
+        if self.strides is None:
+            return True
+        return not any(map(is_part, leaves)) and self.strides == tuple([x.stride() for x in leaves])
