@@ -18,6 +18,11 @@ def test_varies_looks_along_one_axis() -> None:
     assert varies(found, 1)
 
 
+def test_no_input_is_no_change() -> None:
+    assert not varies(block([[0, 2, 2, 0]]), 0)
+    assert varies(block([[0, 2, 1, 0]]), 0)
+
+
 def test_axes_become_slices() -> None:
     found = apart(block([[[1, 2, 3], [4, 5, 6]]]), [1])
     assert found.index.tolist() == [[1, 4], [2, 5], [3, 6]]

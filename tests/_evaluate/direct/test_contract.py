@@ -23,6 +23,10 @@ EQUATIONS = [
 ]
 
 
+def roomy(derivatives: int) -> None:
+    """Any number is welcome."""
+
+
 def shape_of(letters: str) -> tuple[int, ...]:
     return tuple(SIZES[letter] for letter in letters)
 
@@ -38,7 +42,7 @@ def assert_right(block: Block, equation: str, factor: torch.Tensor, *, is_one=Fa
     others, out = rest.split("->")
     contract = Contract(equation, Ref(0), tuple(factor.shape))
     dense = factor.to_dense() if factor.layout is not torch.strided else factor
-    found = contracted(block, contract, factor, shape_of(out), is_one=is_one)
+    found = contracted(block, contract, factor, shape_of(out), is_one=is_one, check_room=roomy)
     assert found is not None
     before = dense_of([block], shape_of(letters), INPUTS)
     expected = torch.einsum(f"z{letters},{others}->z{out}", before, dense)
@@ -89,4 +93,16 @@ def test_nothing_is_kept_apart_where_nothing_mixes(equation, shape) -> None:
     block = Block(index, torch.ones((1, *shape), dtype=torch.float64))
     others, out = equation.split(",")[1].split("->")
     contract = Contract(equation, Ref(0), shape_of(others))
-    assert contracted(block, contract, factor_of(others), shape_of(out), is_one=False) is None
+    found = contracted(
+        block, contract, factor_of(others), shape_of(out), is_one=False, check_room=roomy
+    )
+    assert found is None
+
+
+def test_room_is_asked_for_before_it_is_taken() -> None:
+    asked = []
+    block = some_block(shape_of("ik"), 2, INPUTS)
+    factor = factor_of("kj")
+    contract = Contract("ik,kj->ij", Ref(0), tuple(factor.shape))
+    contracted(block, contract, factor, shape_of("ij"), is_one=False, check_room=asked.append)
+    assert asked == [2 * 5 * 3 * 4]

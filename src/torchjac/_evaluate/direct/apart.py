@@ -7,9 +7,10 @@ from torchjac._evaluate.direct.blocks import Block, IntArray
 
 
 def varies(block: Block, dim: int) -> bool:
-    """Whether the input of an element changes along an axis of the tensor."""
-    first = np.take(block.index, [0], axis=dim + 1)
-    return not bool((block.index == first).all())
+    """Whether the input of an element changes along an axis of the tensor, other than to none."""
+    index = block.index
+    most = index.max(axis=dim + 1, keepdims=True, initial=0)
+    return not bool(((index == most) | (index == 0)).all())
 
 
 def apart(block: Block, dims: list[int]) -> Block:

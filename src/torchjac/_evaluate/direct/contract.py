@@ -1,6 +1,7 @@
 """Sums of products with a coefficient, the products of what belongs to different inputs apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 import torch
@@ -12,7 +13,13 @@ from torchjac._local.algebra import Contract
 
 
 def contracted(
-    block: Block, contract: Contract, factor: Tensor, shape: tuple[int, ...], *, is_one: bool
+    block: Block,
+    contract: Contract,
+    factor: Tensor,
+    shape: tuple[int, ...],
+    *,
+    is_one: bool,
+    check_room: Callable[[int], None],
 ) -> Block | None:
     """The derivatives of a matrix product.
 
@@ -22,6 +29,7 @@ def contracted(
         factor: The other factor.
         shape: Shape of the product.
         is_one: Whether all derivatives are one, now and at every x.
+        check_room: Raises an error if so many derivatives are too many.
 
     Returns:
         Derivatives of the product. None if it does not sum over one axis along which the inputs
@@ -34,6 +42,7 @@ def contracted(
     (axis,) = summed
     if factor.layout is not torch.strided:
         return _with_entries(block, letters, others, out, factor)
+    check_room(block.slices * block.shape[axis] * prod(shape))
     kept = letters[axis] + out
     sizes = dict(zip(letters, block.shape, strict=True))
     sizes |= dict(zip(others, factor.shape, strict=True))

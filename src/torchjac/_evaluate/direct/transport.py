@@ -177,7 +177,14 @@ class Transport:
             is_one = self._is_constant(block.values) and bool((block.values == 1).all())
             if packet is aten.vdot and factor.is_complex():
                 return None
-            return contracted(block, linear_map, factor, self._shape, is_one=is_one)
+            return contracted(
+                block,
+                linear_map,
+                factor,
+                self._shape,
+                is_one=is_one,
+                check_room=self._check_room,
+            )
         if isinstance(linear_map, Convolve) and packet in _CONVOLUTIONS:
             weight = self._values[self._call["weight"].number]
             mixes = self._mixed_dims([term], block)
