@@ -92,6 +92,8 @@ DIRECT_REFUSED: dict[str, str] = {
     "linalg.matrix_exp": "as matrix_exp",
     "logcumsumexp": "its backward pass takes logarithms of the gradient",
     "masked.logcumsumexp": "as logcumsumexp",
+    "nn.functional.alpha_dropout": _RANDOM,
+    "nn.functional.dropout": _RANDOM,
     "nn.functional.fractional_max_pool2d": _RANDOM,
     "nn.functional.fractional_max_pool3d": _RANDOM,
     "nn.functional.multi_head_attention_forward": _RANDOM,

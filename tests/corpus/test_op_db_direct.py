@@ -19,7 +19,7 @@ from torchjac._evaluate.direct.transport import TooManyDerivativesError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-RTOL = 1e-8
+RTOL = 1e-6  # some are badly conditioned
 # PyTorch has two answers: where they differ, there is none to compare with.
 COMPARED = [name for name in OPS if name not in MODES_DIFFER]
 

@@ -184,17 +184,19 @@ def nonzeros(case: Case, inputs: tuple[Tensor, ...]) -> np.ndarray:
 
 
 def traceable(name: str, limits: Limits) -> Iterator[tuple[int, Case]]:
-    """Those cases that work on copies of their inputs: some read beside them in memory.
+    """Those cases that do the same to copies of their inputs: some read beside them in memory.
 
     Yields:
         The number of the sample, and its case.
     """
     for number, case in cases(OPS[name], limits):
         try:
-            case.flat(*[x.clone() for x in case.inputs])
+            copied = case.flat(*[x.clone() for x in case.inputs])
         except RuntimeError:
             continue
-        yield number, case
+        pairs = zip(copied, case.outputs, strict=True)
+        if all(torch.allclose(a, b, equal_nan=True) for a, b in pairs):
+            yield number, case
 
 
 def assert_nothing_missing(name: str, limits: Limits, most_points: int) -> list[Comparison]:
