@@ -147,6 +147,21 @@ def test_a_result_without_elements(direction) -> None:
     assert made[direction].nonzeros([x]).tolist() == [1.0] * 15
 
 
+@pytest.mark.parametrize("mask", [None, "shared", "own", "causal"])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_attention_takes_slices_as_samples(samples, mask) -> None:
+    generator = torch.Generator().manual_seed(0)
+    key, value = torch.randn(2, samples, 2, 5, 3, dtype=torch.float64, generator=generator)
+    shape = {"shared": (4, 5), "own": (samples, 2, 4, 5)}.get(mask or "", ())
+    bias = torch.randn(shape, dtype=torch.float64, generator=generator) if shape else None
+
+    def attend(x):
+        query = x.reshape(samples, 2, 4, 3)
+        return F.scaled_dot_product_attention(query, key, value, bias, is_causal=mask == "causal")
+
+    assert assert_direct(attend, (samples * 24,), "vjp") < 60
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
 def test_a_sparse_constant_matrix_takes_as_many_slices_as_a_row_has_entries(layout) -> None:
     n = 2000

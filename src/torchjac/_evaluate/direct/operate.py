@@ -19,6 +19,8 @@ _PLAIN = {
     aten._conj.default: aten._conj_physical.default,
     aten._neg_view.default: aten.neg.default,
 }
+# They have no batching rule, and treat the samples along their first axis apart.
+_SAMPLES_FIRST = frozenset({aten._scaled_dot_product_flash_attention_for_cpu_backward})
 # PyTorch's batching rule of these gives wrong numbers.
 _WRONG_IN_BATCHES = frozenset({aten._cdist_backward})
 
@@ -50,6 +52,7 @@ class Operation:
         self._call = call
         self._position = position
         self._values = values
+        self._packet = getattr(call.node.op, "overloadpacket", None)
 
     def on(self, given: Mapping[int, Tensor]) -> Tensor:
         """The operation on some tangents, the others zero.
@@ -70,6 +73,9 @@ class Operation:
                 return torch.zeros(value.shape, dtype=value.dtype, device=like.device)
             return self._values[ref.number]
 
+        return self._run(fetch)
+
+    def _run(self, fetch: Callable[[Ref], Tensor]) -> Tensor:
         node = self._call.node
         kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
         result = plain(node.op)(*map_refs(fetch, node.args), **kwargs)
@@ -89,6 +95,8 @@ class Operation:
         def once(slices: list[Tensor]) -> list[Tensor]:
             return [self.on(dict(zip(numbers, slices, strict=True)))]
 
+        if self._packet in _SAMPLES_FIRST and len(list(self._call.tangents())) == 1:
+            return self._as_samples(next(iter(blocks.values())))
         stacked = [block.values for block in blocks.values()]
         if self._works_in_batches():
             try:
@@ -96,6 +104,20 @@ class Operation:
             except RuntimeError:  # no batching rule
                 return _one_by_one(once, stacked)
         return _one_by_one(once, stacked)
+
+    def _as_samples(self, block: Block) -> Tensor:
+        """The operation once, the slices of its one tangent being further samples."""
+        samples, count = block.shape[0], block.slices
+
+        def fetch(ref: Ref) -> Tensor:
+            if self._call.is_tangent(ref):
+                return block.values.flatten(0, 1)
+            tensor = self._values[ref.number]
+            if tensor.dim() < 3 or tensor.shape[0] != samples:  # a mask that all samples share
+                return tensor
+            return tensor.expand(count, *tensor.shape).flatten(0, 1)
+
+        return self._run(fetch).unflatten(0, (count, samples))
 
     def is_linear(self) -> bool:
         """Whether multiples of random tangents give the same multiples of a result.
@@ -120,7 +142,7 @@ class Operation:
 
     def _works_in_batches(self) -> bool:
         """Whether `vmap` may be tried; with sparse tensors it can crash."""
-        if getattr(self._call.node.op, "overloadpacket", None) in _WRONG_IN_BATCHES:
+        if self._packet in _WRONG_IN_BATCHES:
             return False
         others = [self._values.get(number) for number in self._call.node.inputs]
         return all(t is None or t.layout is torch.strided for t in others)
