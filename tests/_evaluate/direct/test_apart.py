@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varies
+from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varying
 from torchjac._evaluate.direct.blocks import Block
 
 
@@ -12,15 +12,18 @@ def block(index) -> Block:
     return Block(index, torch.from_numpy(index) * 10.0)
 
 
-def test_varies_looks_along_one_axis() -> None:
-    found = block([[[1, 2], [1, 2]]])
-    assert not varies(found, 0)
-    assert varies(found, 1)
+def test_axes_along_which_inputs_change() -> None:
+    assert varying(block([[[1, 2], [1, 2]]]), [0, 1]) == [1]
+    assert varying(block([[[1, 2], [1, 2]]]), [0]) == []
 
 
 def test_no_input_is_no_change() -> None:
-    assert not varies(block([[0, 2, 2, 0]]), 0)
-    assert varies(block([[0, 2, 1, 0]]), 0)
+    assert varying(block([[0, 2, 2, 0]]), [0]) == []
+    assert varying(block([[0, 2, 1, 0]]), [0]) == [0]
+
+
+def test_axes_that_agree_each_by_itself_may_not_agree_together() -> None:
+    assert varying(block([[[0, 2], [4, 0]]]), [0, 1]) == [1]
 
 
 def test_axes_become_slices() -> None:

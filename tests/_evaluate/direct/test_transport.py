@@ -100,6 +100,7 @@ def test_a_tensor_that_is_used_twice(name, direction) -> None:
 # -- Sums ----------------------------------------------------------------------------------------
 
 GATHERED = torch.tensor([3, 1, 3, 0])
+CHECKED = torch.tensor([[False, True], [True, False]])
 SUMS = {
     "difference": lambda x: torch.sub(x, x[0], alpha=2),
     "broadcast": lambda x: x[:, None] + x[None],
@@ -119,6 +120,9 @@ SUMS = {
     "complex dot": lambda x: torch.vdot((1j * x).exp(), (2j * x).exp()).real,
     "complex": lambda x: torch.view_as_real((1j * x).exp().conj() * x),
     "unfold": lambda x: x.unfold(0, 2, 1).prod(1),
+    "sum of what lies apart": lambda x: torch.where(CHECKED, x.reshape(2, 2), 0).cos().sum(),
+    "mean of what lies apart": lambda x: F.avg_pool2d(torch.diag(x[:2].exp())[None], 2).flatten(),
+    "norm of what lies apart": lambda x: torch.diag(x.exp()).norm(),
     "strides": lambda x: (x * x).as_strided((3, 2), (1, 1)),
     "flip": lambda x: x.flip(0).cumsum(0) * x,
     "product": lambda x: x.prod(),

@@ -1,16 +1,33 @@
 """Keep summands apart: axes of a tensor become axes of its slices."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from torchjac._evaluate.direct.blocks import Block, IntArray
 
 
-def varies(block: Block, dim: int) -> bool:
-    """Whether the input of an element changes along an axis of the tensor, other than to none."""
+def varying(block: Block, dims: Sequence[int]) -> list[int]:
+    """Axes of a tensor along which the input of an element changes.
+
+    Args:
+        block: Derivatives of the tensor.
+        dims: The axes to look at.
+
+    Returns:
+        Those along which it does. Along the others together, all elements that have an input have
+        the same.
+    """
     index = block.index
-    most = index.max(axis=dim + 1, keepdims=True, initial=0)
-    return not bool(((index == most) | (index == 0)).all())
+    found: list[int] = []
+    for dim in dims:
+        most = index.max(axis=dim + 1, keepdims=True, initial=0)
+        if ((index == most) | (index == 0)).all():
+            index = most  # two axes may agree each by itself and not together
+        else:
+            found.append(dim)
+    return found
 
 
 def apart(block: Block, dims: list[int]) -> Block:

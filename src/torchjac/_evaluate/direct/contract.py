@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.apart import gathered, sources_of, varies
+from torchjac._evaluate.direct.apart import gathered, sources_of, varying
 from torchjac._evaluate.direct.blocks import Block, merged
 from torchjac._local.algebra import Contract
 
@@ -37,7 +37,7 @@ def contracted(
     """
     letters, others, out = contract.equation.replace("->", ",").split(",")
     summed = [d for d, letter in enumerate(letters) if letter not in out]
-    if len(summed) != 1 or not varies(block, summed[0]) or 1 in factor.shape:
+    if len(summed) != 1 or not varying(block, summed) or 1 in factor.shape:
         return None
     (axis,) = summed
     if factor.layout is not torch.strided:

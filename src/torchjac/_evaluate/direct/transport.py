@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varies
+from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varying
 from torchjac._evaluate.direct.blocks import Block, added, merged
 from torchjac._evaluate.direct.contract import contracted
 from torchjac._evaluate.direct.convolve import convolved
@@ -254,9 +254,11 @@ class Transport:
     def _mixed_dims(self, terms: Sequence[Term], block: Block) -> list[tuple[int, int]]:
         # Axes along which the operation mixes and the inputs change, and how far apart elements
         # must lie that it does not mix.
-        dims = [d for d, n in enumerate(block.shape) if n > 1 and varies(block, d)]
-        spans = [(d, self._span(terms, block.shape, d)) for d in dims]
-        return [(d, min(span + 1, block.shape[d])) for d, span in spans if span]
+        shape = block.shape
+        dims = [d for d, n in enumerate(shape) if n > 1 and not _is_repeated(block, d)]
+        spans = {d: self._span(terms, shape, d) for d in dims}
+        mixing = [d for d in dims if spans[d]]
+        return [(d, min(spans[d] + 1, shape[d])) for d in varying(block, mixing)]
 
     def _span(self, terms: Sequence[Term], shape: tuple[int, ...], dim: int) -> int:
         labels = np.arange(1, shape[dim] + 1, dtype=np.int32)
@@ -270,18 +272,23 @@ class Transport:
 
     def _reduced(self, term: Term, reduce: Reduce, block: Block) -> Block:
         """A sum: over axes on which the index changes, the summands stay apart."""
-        varying = [d for d in reduce.dims if block.shape[d] > 1 and varies(block, d)]
-        if not varying:
+        changing = varying(block, reduce.dims)
+        if not changing:
             return self._apply([term], block)
-        rest = tuple([d + 1 for d in reduce.dims if d not in varying])
+        rest = tuple([d + 1 for d in reduce.dims if d not in changing])
         values = block.values.sum(rest, keepdim=True) if rest else block.values
         like = torch.ones((), dtype=values.dtype, device=values.device)
         weight = self._operation.on({term.source.number: like.expand(block.shape)}).flatten()[0]
         index = block.index.max(axis=rest, keepdims=True) if rest else block.index
-        parts = apart(Block(index, values), varying)
+        parts = apart(Block(index, values), changing)
         shape = (parts.slices, *self._shape)
         weight = weight / prod([n for d, n in enumerate(block.shape) if d in reduce.dims])
         return merged(Block(parts.index.reshape(shape), parts.values.reshape(shape) * weight))
+
+
+def _is_repeated(block: Block, dim: int) -> bool:
+    first = np.take(block.index, [0], axis=dim + 1)
+    return bool((block.index == first).all())
 
 
 def _is_broadcast(linear_map: LinearMap) -> bool:
