@@ -1,7 +1,7 @@
 """Emit one plain tensor program from x to the nonzeros of the Jacobian."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any
 
@@ -135,8 +135,10 @@ def _recorded(
         frozenset(),
         "jvp",
     )
-    # Some batching rules of PyTorch work in place.
-    return without_writes(program, inputs, ()) if recorder.mutates else program
+    if recorder.mutates:  # some batching rules of PyTorch work in place
+        program = without_writes(program, inputs, ())
+    nodes, outputs = trimmed(program.nodes, program.values, program.constants, program.outputs)
+    return replace(program, nodes=tuple(nodes), outputs=outputs)
 
 
 def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, int]:
