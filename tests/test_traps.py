@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchjac
+from tests.mistaken import WrongJvp
 from torchjac import jacobian, value_and_jacobian
 from torchjac.errors import (
     ArgumentTypeError,
@@ -823,28 +824,6 @@ def test_errors_of_the_function_are_its_own(strategy):
 
 
 # Custom derivatives
-
-
-class WrongJvp(torch.autograd.Function):
-    """x -> 2 x, with a forward rule that says 3."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x * 2
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * 2
-
-    @staticmethod
-    def jvp(ctx, t):
-        return t * 3
 
 
 class Once(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import torchjac
+from tests.mistaken import WrongJvp, WronglyBatched
 from torchjac._coloring.select import color_pattern
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac.errors import (
@@ -557,66 +558,12 @@ def test_buffers_move_once_for_each_call(strategy):
     assert int(norm.num_batches_tracked) == 2
 
 
-class WrongJvp(torch.autograd.Function):
-    """x -> 2 x, with a forward rule that says 3."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, g):
-        return 2 * g
-
-    @staticmethod
-    def jvp(ctx, t):
-        return 3 * t
-
-
 def test_forward_rules_that_contradict_reverse_mode_are_given_up():
     func = lambda x: WrongJvp.apply(x) * x  # noqa: E731
     with pytest.warns(DisagreementWarning, match="rows by reverse mode"):
         plan = torchjac.plan(func, X, strategy="forward-mode", backend="eager")
     assert plan.method == "rows by reverse mode"
     assert_same(plan(Y), torchjac.jacobian(func, Y))
-
-
-class WrongProduct(torch.autograd.Function):
-    """2 x g, and 3 x g in a batch."""
-
-    @staticmethod
-    def forward(x, g):
-        return 2 * x * g
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def vmap(info, in_dims, x, g):
-        return 3 * x * g, 0
-
-
-class WronglyBatched(torch.autograd.Function):
-    """x^2 with a backward pass that is wrong in a batch."""
-
-    @staticmethod
-    def forward(x):
-        return x**2
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        return WrongProduct.apply(ctx.saved_tensors[0], g)
 
 
 def test_products_that_are_wrong_in_a_batch_are_taken_one_by_one():
@@ -741,10 +688,11 @@ def test_a_given_coloring_brings_its_pattern():
 
 
 def test_no_warning_is_issued_for_an_ordinary_function():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         torchjac.plan(chain, X)(Y)
+    assert [warning.message for warning in caught] == []
 
 
 # --- Inputs that are not differentiated -----------------------------------------------

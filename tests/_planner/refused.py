@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from tests.mistaken import WrongJvp, WronglyBatched
 from torchjac import Plan, errors, jacobian, plan
 from torchjac._coloring.select import color_pattern
 from torchjac._evaluate.direct import emit, runner
@@ -27,60 +28,6 @@ X = torch.tensor([1.0, 2.0, 3.0])
 EYE = SparsityPattern.from_dense(np.eye(3))
 FULL = SparsityPattern.from_dense(np.ones((3, 3)))
 CSR = torch.sparse_csr
-
-
-class WrongJvp(torch.autograd.Function):
-    """x -> 2 x, with a forward rule that says 3."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, g):
-        return 2 * g
-
-    @staticmethod
-    def jvp(ctx, t):
-        return 3 * t
-
-
-class WrongProduct(torch.autograd.Function):
-    """2 x g, and 3 x g in a batch."""
-
-    @staticmethod
-    def forward(x, g):
-        return 2 * x * g
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def vmap(info, in_dims, x, g):
-        return 3 * x * g, 0
-
-
-class WronglyBatched(torch.autograd.Function):
-    """x^2 with a backward pass that is wrong in a batch."""
-
-    @staticmethod
-    def forward(x):
-        return x**2
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        return WrongProduct.apply(ctx.saved_tensors[0], g)
 
 
 def branching(x: torch.Tensor) -> torch.Tensor:
