@@ -37,6 +37,7 @@ __all__ = [
     "batched",
     "coarsest_eps",
     "compile_graph",
+    "default_device",
     "fast_backward",
     "forward_grad_enabled",
     "forward_grad_is_enabled",
@@ -57,6 +58,8 @@ __all__ = [
     "survey_graph",
     "vjp_with_argnums",
 ]
+
+_CPU = torch.device("cpu")
 
 # The rule for a backward pass of torch.cdist with one batched argument mixes up its rows.
 _BATCHED_WRONGLY = ("CdistBackward",)
@@ -112,6 +115,13 @@ def refuse_compiler() -> None:
             "compiled code, or mark the function that calls it with torch.compiler.disable; "
             "`torchjac.func` can be compiled."
         )
+
+
+def default_device() -> torch.device:
+    """Where new tensors are made; a mode says so if it is not the CPU."""
+    if not torch._C._len_torch_function_stack():
+        return _CPU
+    return torch.get_default_device()
 
 
 def has_module_hooks() -> bool:

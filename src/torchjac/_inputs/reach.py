@@ -1,7 +1,7 @@
 """A walk through everything that a function can reach besides its arguments."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import (
     BuiltinFunctionType,
@@ -20,6 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchjac._inputs.glance import (
+    Glance,
+    is_cast,
+    of_cells,
+    of_class,
+    of_dict,
+    of_function,
+    of_globals,
+    of_instance,
+    surroundings,
+)
 from torchjac._inputs.names import LIBRARIES, OUTSIDE, names_in
 from torchjac._torch import has_module_hooks, has_numbers
 
@@ -48,6 +59,7 @@ _DESCRIPTORS = (
     type(_Pair.first),
 )
 _DICTS = (dict, OrderedDict, MappingProxyType)
+_CHANGING = (list, set)
 _SEQUENCES = (frozenset, list, set, torch.Size, tuple)
 # New ones come for old ones all the time; what they hold counts.
 _CONTAINERS = frozenset({*_DICTS, *_SEQUENCES, MethodType, partial, slice})
@@ -75,20 +87,22 @@ class Walk:
         marks: What was met, equal for two walks only if nothing has changed but numbers.
         data: Tensors and arrays, whose numbers count.
         kept: Objects that the marks name by their identity.
+        glance: The same in short.
     """
 
     def __init__(self, apart: Sequence[Tensor]) -> None:
         self.is_complete = True
-        self.marks: list[Any] = [_surroundings()]
+        self.marks: list[Any] = [surroundings()]
         self.data: list[Data] = []
         self.kept: list[Any] = []
+        self.glance = Glance()
         self._apart = {id(tensor) for tensor in apart}
         self._seen: dict[int, int] = {}
         self._has_grad = self._reads_grad = False
 
     def finish(self) -> None:
         """Say what only the whole walk knows."""
-        if (self._has_grad and self._reads_grad) or has_module_hooks() or _is_cast():
+        if (self._has_grad and self._reads_grad) or has_module_hooks() or is_cast():
             self.is_complete = False
 
     def visit(self, value: Any) -> None:
@@ -111,6 +125,8 @@ class Walk:
         if kind in _DICTS:
             self._visit_dict(value)
         elif kind in _SEQUENCES:
+            if kind in _CHANGING:
+                self.glance.hold(value, tuple)
             self._visit_all(value)
         elif isinstance(value, tuple):
             self._visit_class(kind)
@@ -140,6 +156,7 @@ class Walk:
             self.visit(value)
 
     def _visit_dict(self, values: Any) -> None:
+        self.glance.hold(values, of_dict)
         for key in values:
             self.visit(key)
         self._visit_all(values.values())
@@ -155,13 +172,14 @@ class Walk:
         pointer = data.data_ptr() if data.layout is torch.strided else 0
         self.marks += [version, pointer, data.requires_grad]
         self.data.append(data)
+        self.glance.hold_tensor(data)
         if vars(data):
             self._visit_dict(vars(data))
         return True
 
     def _visit_function(self, func: FunctionType) -> bool:
-        cells = func.__closure__ or ()
-        self._visit_all(list(_contents(cells)))
+        self.glance.hold(func, of_function)
+        self._visit_all(of_cells(func))
         # Not `func.__module__`, which functools.wraps copies.
         if _is_library(func.__globals__.get("__name__")):
             return True
@@ -169,6 +187,7 @@ class Walk:
         names = names_in(code)
         self._reads_grad |= names.reads_grad
         self.kept.append(code)
+        self.glance.hold(known, partial(of_globals, names.globals))
         read = tuple([name for name in names.globals if name in known])
         self.marks += [id(code), read]
         for name in read:
@@ -199,6 +218,7 @@ class Walk:
                     self.is_complete = False
                 self._seen.setdefault(id(base), len(self.kept))
                 self.kept.append(base)
+                self.glance.hold(base, of_class)
                 known = {k: v for k, v in vars(base).items() if k not in _OF_CLASSES}
                 self.marks.append(tuple(known))
                 self._visit_all(known.values())
@@ -211,6 +231,7 @@ class Walk:
         elif isinstance(value, property):
             self._visit_all((value.fget, value.fset, value.fdel))
         elif isinstance(value, partial):
+            self.glance.hold(value, _of_partial)
             self._visit_all((value.func, value.args, value.keywords))
         else:
             return self._visit_instance(value, kind)
@@ -225,13 +246,18 @@ class Walk:
         self.kept.append(kind)
         if id(kind) not in self._seen:
             self._visit_class(kind)
+        self.glance.hold(value, of_instance)
         state = vars(value)
         is_module = isinstance(value, nn.Module)
         if is_module:
             state = {name: part for name, part in state.items() if name not in _HOOKS}
         self.marks.append(tuple(state))
         self._visit_all(state.values())
-        return not (is_module and any(vars(value).get(name) for name in _HOOKS))
+        hooks = [vars(value).get(name) for name in _HOOKS] if is_module else []
+        for hook in hooks:
+            if hook is not None:
+                self.glance.hold(hook, of_dict)
+        return not any(hooks)
 
 
 def parts_of(data: Data) -> Sequence[Data]:
@@ -253,14 +279,9 @@ def parts_of(data: Data) -> Sequence[Data]:
     return data.ccol_indices(), data.row_indices(), data.values()
 
 
-def _surroundings() -> tuple[Any, ...]:
-    """Settings that any operation may read."""
-    return torch.get_default_dtype(), torch.get_default_device()
-
-
-def _is_cast() -> bool:
-    """Whether operations are computed in other precisions than they say."""
-    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+def _of_partial(value: Any) -> tuple[Any, ...]:
+    """What a partial call holds; its keywords are looked through apart."""
+    return value.func, value.args
 
 
 def _is_number(value: Any) -> bool:
@@ -271,11 +292,3 @@ def _is_number(value: Any) -> bool:
 def _is_library(name: Any) -> bool:
     """Whether a module of this name belongs to a library."""
     return str(name).split(".")[0] in LIBRARIES
-
-
-def _contents(cells: Sequence[Any]) -> Iterator[Any]:
-    for cell in cells:
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a cell that is not filled yet
-            yield Ellipsis

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchjac._inputs.glance import Glance
 from torchjac._inputs.reach import Data, Walk, parts_of
 
 
@@ -27,12 +28,16 @@ class State:
         kept: All objects that were seen, held so that no new one takes the number of an old one.
         copies: Tensors and arrays with copies of them: `tensor.data` and arrays that share memory
             can be written to without leaving a mark.
+        value: What the state was taken of.
+        glance: The marks in short.
     """
 
     is_complete: bool
     marks: tuple[Any, ...]
     kept: tuple[Any, ...]
     copies: tuple[tuple[Data, tuple[Data, ...]], ...]
+    value: Any
+    glance: Glance
 
     def still_holds(self, value: Any, apart: Sequence[Tensor] = ()) -> bool:
         """Whether there is now what there was then, as far as can be seen.
@@ -44,9 +49,14 @@ class State:
         Returns:
             Whether all marks and numbers are the same.
         """
+        if value is self.value and self.is_complete and self.glance.is_same():
+            return self._has_numbers()
         now = _walked(value, apart)
         if now.is_complete != self.is_complete or tuple(now.marks) != self.marks:
             return False
+        return self._has_numbers()
+
+    def _has_numbers(self) -> bool:
         return all([_is_copied(data, copies) for data, copies in self.copies])
 
 
@@ -72,7 +82,7 @@ def state_of(value: Any, apart: Sequence[Tensor] = ()) -> State:
     """
     walk = _walked(value, apart)
     copies = tuple([(data, tuple(map(_copy, parts_of(data)))) for data in walk.data])
-    return State(walk.is_complete, tuple(walk.marks), tuple(walk.kept), copies)
+    return State(walk.is_complete, tuple(walk.marks), tuple(walk.kept), copies, value, walk.glance)
 
 
 def _walked(value: Any, apart: Sequence[Tensor]) -> Walk:

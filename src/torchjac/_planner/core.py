@@ -87,9 +87,9 @@ class Call(NamedTuple):
     def is_in(self, world: World, inputs: Any, leaves: Sequence[Tensor]) -> bool:
         """Whether the function can read what it could, as far as can be seen."""
         others = _others(inputs, leaves)
-        return world.inputs.still_holds(others, leaves) and world.function.still_holds(
-            self.func, self._apart()
-        )
+        if (others or world.inputs.value) and not world.inputs.still_holds(others, leaves):
+            return False
+        return world.function.still_holds(self.func, self._apart())
 
     def _apart(self) -> Sequence[Tensor]:
         return list(self.wrt.parameters()) if isinstance(self.wrt, torch.nn.Module) else ()
