@@ -28,6 +28,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.flop_counter import flop_registry
 
 __all__ = [
     "NO_BATCHING_RULE",
@@ -39,6 +40,7 @@ __all__ = [
     "compile_graph",
     "default_device",
     "fast_backward",
+    "flops_of",
     "forward_grad_enabled",
     "forward_grad_is_enabled",
     "grad_switch",
@@ -122,6 +124,23 @@ def default_device() -> torch.device:
     if not torch._C._len_torch_function_stack():
         return _CPU
     return torch.get_default_device()
+
+
+def flops_of(op: Any, args: Sequence[Any], result: Sequence[int]) -> int | None:
+    """Floating-point operations of a product or a convolution, None for anything else.
+
+    Relies on the table behind `torch.utils.flop_counter.FlopCounterMode`.
+
+    Args:
+        op: An operator.
+        args: Its arguments, with shapes in place of tensors.
+        result: Shape of what it returns.
+
+    Returns:
+        The number.
+    """
+    formula = flop_registry.get(getattr(op, "overloadpacket", None))
+    return None if formula is None else int(formula(*args, out_val=result))
 
 
 def has_module_hooks() -> bool:

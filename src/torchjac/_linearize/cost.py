@@ -1,0 +1,110 @@
+"""What a program costs to run: memory traffic, arithmetic, kernel launches, memory."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from torchjac._linearize.program import LinearProgram, Node, Ref, Value
+from torchjac._torch import flops_of
+
+# They return what they were given, under another shape.
+_FREE = frozenset({"aten.reshape", "aten._unsafe_view", "aten._reshape_alias", "aten.contiguous"})
+
+
+class Cost(NamedTuple):
+    """What running a program once takes.
+
+    Attributes:
+        moved_bytes: Read and written by all operations, each by itself.
+        work: Floating-point operations.
+        launches: Operations that compute something.
+        peak_bytes: Most bytes of its own tensors alive at once.
+    """
+
+    moved_bytes: int
+    work: int
+    launches: int
+    peak_bytes: int
+
+
+def cost_of(program: LinearProgram, seeds: int = 1) -> Cost:
+    """The cost of a program for so many tangents at once.
+
+    Args:
+        program: Any program, such as one that is linear in nothing.
+        seeds: Tangents that are pushed through together.
+
+    Returns:
+        The cost, by the shapes of all tensors: an operation reads what it is given and writes
+        what it returns; views are free; products count two operations for each term.
+    """
+    sizes = _sizes(program, seeds)
+    moved = work = launches = 0
+    for node in program.nodes:
+        if is_view(node):
+            continue
+        launches += 1
+        moved += sum([sizes.get(n, 0) for n in (*node.inputs, *node.outputs) if n is not None])
+        is_linear = not program.linear.isdisjoint(node.inputs)
+        work += _work(node, program.values) * (seeds if is_linear else 1)
+    return Cost(moved, work, launches, _peak(program, sizes))
+
+
+def is_view(node: Node) -> bool:
+    """Whether an operation returns the memory that it was given."""
+    if node.name in _FREE:
+        return True
+    schema: Any = getattr(node.op, "_schema", None)
+    if schema is None:
+        return False
+    return any([a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments])
+
+
+def bytes_of(value: Value) -> int:
+    """Memory that holds the numbers of a tensor; what is repeated by a step of zero counts once."""
+    steps = value.strides or (1,) * len(value.shape)
+    lengths = [s for s, step in zip(value.shape, steps, strict=True) if step]
+    return prod(lengths) * value.dtype.itemsize if 0 not in value.shape else 0
+
+
+def _sizes(program: LinearProgram, seeds: int) -> Mapping[int, int]:
+    """Bytes of each tensor, those on the tangents for all seeds."""
+    return {
+        number: bytes_of(value) * (seeds if number in program.linear else 1)
+        for number, value in enumerate(program.values)
+    }
+
+
+def _work(node: Node, values: Sequence[Value]) -> int:
+    """Floating-point operations for one seed."""
+    results = [values[n].shape for n in node.outputs if n is not None]
+    known = flops_of(node.op, _shapes(node.args, values), results[0] if results else ())
+    if known is not None:
+        return known
+    return max([prod(values[n].shape) for n in (*node.inputs, *node.outputs) if n is not None])
+
+
+def _shapes(args: Any, values: Sequence[Value]) -> Any:
+    """The arguments, with shapes in place of tensors."""
+    return [values[arg.number].shape if isinstance(arg, Ref) else arg for arg in args]
+
+
+def _peak(program: LinearProgram, sizes: Mapping[int, int]) -> int:
+    """Most bytes alive at once, if memory is freed after its last use."""
+    owner: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for k, node in enumerate(program.nodes):
+        used = [owner.get(n, n) for n in node.inputs]
+        made = [n for n in node.outputs if n is not None]
+        owner |= {n: used[0] if used and is_view(node) else n for n in made}
+        last |= dict.fromkeys([*used, *[owner[n] for n in made]], k)
+    last |= {owner.get(n, n): len(program.nodes) for n in program.outputs if n is not None}
+    freed: dict[int, int] = {}
+    for number in set(owner.values()).intersection(owner):
+        freed[last[number]] = freed.get(last[number], 0) + sizes[number]
+    alive = peak = 0
+    for k, node in enumerate(program.nodes):
+        alive += sum([sizes[n] for n in node.outputs if n is not None and owner[n] == n])
+        peak = max(peak, alive)
+        alive -= freed.get(k, 0)
+    return peak
