@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import torch
+
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value
 from torchjac._torch import flops_of
 
@@ -16,12 +18,14 @@ class Cost(NamedTuple):
 
     Attributes:
         moved_bytes: Read and written by all operations, each by itself.
+        fused_bytes: The same if elementwise operations cost no traffic beside their neighbours'.
         work: Floating-point operations.
         launches: Operations that compute something.
         peak_bytes: Most bytes of its own tensors alive at once.
     """
 
     moved_bytes: int
+    fused_bytes: int
     work: int
     launches: int
     peak_bytes: int
@@ -40,14 +44,19 @@ def cost_of(program: LinearProgram, seeds: int = 1) -> Cost:
     """
     sizes = _sizes(program, seeds)
     moved = work = launches = 0
+    constants = [n for node in program.nodes for n in node.inputs if n in program.constants]
+    ends = {*program.primals, *program.tangents, *program.outputs, *constants}
+    fused = sum([sizes[n] for n in ends if n is not None])
     for node in program.nodes:
         if is_view(node):
             continue
         launches += 1
-        moved += sum([sizes.get(n, 0) for n in (*node.inputs, *node.outputs) if n is not None])
+        traffic = sum([sizes[n] for n in (*node.inputs, *node.outputs) if n is not None])
+        moved += traffic
+        fused += 0 if torch.Tag.pointwise in getattr(node.op, "tags", ()) else traffic
         is_linear = not program.linear.isdisjoint(node.inputs)
         work += _work(node, program.values) * (seeds if is_linear else 1)
-    return Cost(moved, work, launches, _peak(program, sizes))
+    return Cost(moved, fused, work, launches, _peak(program, sizes))
 
 
 def is_view(node: Node) -> bool:

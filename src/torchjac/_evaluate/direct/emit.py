@@ -15,6 +15,7 @@ from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
+from torchjac._linearize.cost import Cost, cost_of
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.simplify import trimmed
@@ -39,6 +40,7 @@ class DirectProgram:
         targets: Places of these among the nonzeros, rising; None if they are all.
         operations: Number of operations of `whole`.
         nonzero_bytes: Size of the nonzeros.
+        cost: Of `whole`.
     """
 
     whole: fx.GraphModule
@@ -46,6 +48,7 @@ class DirectProgram:
     targets: Tensor | slice | None
     operations: int
     nonzero_bytes: int
+    cost: Cost
 
 
 def emit(
@@ -90,13 +93,14 @@ def emit(
     if len(recorder.nodes) > MOST_OPERATIONS:
         raise TooManyDerivativesError(f"{len(recorder.nodes):,} operations")
     recorded = _recorded(recorder, numbers, inputs, outputs)
-    whole, operations = _program(recorded, 0)
+    whole, alone = _program(recorded, 0)
     part = None if outputs[1] is None else _program(recorded, 1)[0]
     targets = assembly.targets
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
         where = torch.from_numpy(targets.astype(np.int64)).to(like.device)
-    return DirectProgram(whole, part, where, operations, pattern.nnz * like.element_size())
+    size, cost = pattern.nnz * like.element_size(), cost_of(alone)
+    return DirectProgram(whole, part, where, len(alone.nodes), size, cost)
 
 
 def as_slice(places: NDArray[np.int64]) -> slice | None:
@@ -141,15 +145,16 @@ def _recorded(
     return replace(program, nodes=tuple(nodes), outputs=outputs)
 
 
-def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, int]:
-    """One of the results as a program, and its length."""
+def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, LinearProgram]:
+    """One of the results as a program, and the operations that it was made of."""
     values, constants = recorded.values, recorded.constants
     outputs = recorded.outputs[position : position + 1]
     nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
     nodes = without_repetitions(shortened(nodes, values, constants))
     nodes, outputs = trimmed(nodes, values, constants, outputs)
     (output,) = [number for number in outputs if number is not None]
-    return _graph(nodes, constants, recorded.primals, output), len(nodes)
+    graph = _graph(nodes, constants, recorded.primals, output)
+    return graph, replace(recorded, nodes=tuple(nodes), outputs=outputs)
 
 
 def _graph(
