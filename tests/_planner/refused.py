@@ -108,6 +108,14 @@ REFUSED: list[Refusal] = [
         "possible: forward-mode. Leave `coloring` or `strategy` out.",
     ),
     (
+        lambda: plan(lambda x: (x, x.cumsum(0) ** 2), X, layout="blocks"),
+        errors.LayoutError,
+        "plan: layout='blocks' needs axes that never mix, or equal blocks along the diagonal: "
+        "expected them in output 1 by input 0, shapes (3,) and (3,), got 6 entries that lie in no "
+        "blocks. Use layout=torch.sparse_bsr or torch.sparse_csr, or torch.strided if most of it "
+        "is nonzero.",
+    ),
+    (
         lambda: plan(torch.sin, X, layout=torch.sparse_bsr, blocksize=2),
         errors.ArgumentError,
         "plan: `blocksize` must be a pair of positive integers or None, got 2.",

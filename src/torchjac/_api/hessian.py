@@ -11,7 +11,7 @@ from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.differentiate import differentiate
 from torchjac._evaluate.gradients import gradient_signature, scalar_signature
 from torchjac._evaluate.options import Options
-from torchjac._inputs.checks import STRATEGIES, check_choice, check_layout
+from torchjac._inputs.checks import STRATEGIES, Layout, check_choice, check_layout
 from torchjac._inputs.signature import Wrt
 
 
@@ -24,7 +24,7 @@ def hessian(
     outer_jacobian_strategy: str = "auto",
     *,
     wrt: Wrt = None,
-    layout: torch.layout = torch.strided,
+    layout: Layout = torch.strided,
     chunk_size: int | None = None,
     memory: int | float | None = None,
     has_aux: bool = False,

@@ -14,7 +14,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.samples import differentiate_samples
 from torchjac._evaluate.seeds import BatchDims
 from torchjac._evaluate.tape import Tape, grad_recorded
-from torchjac._inputs.checks import check_layout
+from torchjac._inputs.checks import Layout, check_layout
 from torchjac._inputs.signature import Outputs, Wrt
 from torchjac._torch import pytree
 from torchjac.errors import ArgumentError, ArgumentTypeError
@@ -29,7 +29,7 @@ def jacobian(
     strategy: str = "auto",
     *,
     wrt: Wrt = None,
-    layout: torch.layout = torch.strided,
+    layout: Layout = torch.strided,
     chunk_size: int | None = None,
     memory: int | float | None = None,
     has_aux: bool = False,
@@ -110,7 +110,7 @@ def value_and_jacobian(
     strategy: str = "auto",
     *,
     wrt: Wrt = None,
-    layout: torch.layout = torch.strided,
+    layout: Layout = torch.strided,
     chunk_size: int | None = None,
     memory: int | float | None = None,
     has_aux: bool = False,

@@ -11,7 +11,7 @@ from torchjac._api.sparse import refuse_transforms
 from torchjac._coloring.coloring import Coloring, Kind
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
-from torchjac._inputs.checks import check_choice, check_layout
+from torchjac._inputs.checks import Layout, check_choice, check_layout
 from torchjac._inputs.signature import Wrt
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import read_plan, write_plan
@@ -194,7 +194,7 @@ def plan(
     *,
     wrt: Wrt = None,
     order: int = 1,
-    layout: torch.layout = torch.sparse_csr,
+    layout: Layout = torch.sparse_csr,
     blocksize: tuple[int, int] | None = None,
     flat: bool = False,
     pattern: SparsityPattern | None = None,

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
+from torchjac._inputs.checks import Layout
 from torchjac._inputs.signature import Outputs, Signature, Wrt
 from torchjac._planner.core import Call
 from torchjac._planner.prepare import Given, prepare
@@ -29,7 +28,7 @@ def differentiate_sparsely(
     func: Callable[..., Any],
     signature: Signature,
     options: Options,
-    layout: torch.layout,
+    layout: Layout,
     *,
     wrt: Wrt,
     gradient: Signature | None = None,

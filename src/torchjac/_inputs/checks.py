@@ -1,7 +1,7 @@
 """Checks of arguments and of what the function returned, each with one clear error."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,12 +9,16 @@ from torch import Tensor
 from torchjac.errors import ArgumentError, ArgumentTypeError, LayoutError
 
 STRATEGIES = ("auto", "reverse-mode", "forward-mode")
+# What is no layout of PyTorch: the blocks along the diagonal, stacked.
+BLOCKS = "blocks"
+Layout = torch.layout | Literal["blocks"]
 LAYOUTS = (
     torch.strided,
     torch.sparse_coo,
     torch.sparse_csr,
     torch.sparse_csc,
     torch.sparse_bsr,
+    BLOCKS,
 )
 
 
@@ -62,7 +66,7 @@ def check_layout(api: str, layout: Any) -> None:
     """Refuse layouts that no result can have."""
     if layout in LAYOUTS:
         return
-    known = ", ".join(map(str, LAYOUTS))
+    known = ", ".join(map(str, LAYOUTS[:-1])) + f" or {BLOCKS!r}"
     if not isinstance(layout, torch.layout):
         raise ArgumentTypeError(
             f"{api}: `layout` must be a torch.layout, one of {known}; got {layout!r}."

@@ -1,20 +1,23 @@
 """Where the entries of a pattern go in a tensor of one layout, decided once and used often.
 
-Every layout is the same work: gather the values in the order the layout stores them, and put them
-beside index tensors that were made before. The index tensors are shared by all results.
+Every layout is the same work: take the values in the order the layout stores them, and put them
+beside index tensors that were made before. The index tensors are shared by all results. Where the
+order is regular the values are taken as a view: those of a full matrix are the matrix.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchjac._layout.cut import Piece
-from torchjac._pattern.pattern import Indices, SparsityPattern
-
-# Larger blocks than these gain nothing more.
-MAX_BLOCK = 32
+from torchjac._layout.slices import Slices, as_slices
+from torchjac._layout.tiles import choose_blocksize, tiled
+from torchjac._pattern.pattern import Indices
+from torchjac._pattern.separable import DiagonalBlocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,21 +26,23 @@ class Arrangement:
 
     Attributes:
         layout: Layout of the tensor.
-        shape: Its shape: (m, n), or for `torch.strided` any with m n elements.
-        indices: Index tensors of the layout; for `torch.strided` the flat place of each entry.
+        shape: Its shape: (m, n), or for `torch.strided` any with as many elements as it may have.
+        indices: Index tensors of the layout, none for `torch.strided`.
         take: Number of the entry that each stored value is, None if they are stored in order.
         is_padded: Whether zeros are stored too: `take` counts from one, and 0 means such a zero.
         stored: Shape of the stored values.
         origin: What `indices` were made of, in memory that no result has.
+        put: Where the stored values go in a tensor of zeros, None if they are the whole tensor.
     """
 
     layout: torch.layout
     shape: tuple[int, ...]
     indices: tuple[Tensor, ...]
-    take: Tensor | None
+    take: Tensor | Slices | None
     is_padded: bool
     stored: tuple[int, ...]
-    origin: tuple[Indices, ...]
+    origin: tuple[Indices, ...] = ()
+    put: Tensor | Slices | None = None
 
     @property
     def places(self) -> tuple[Tensor, ...]:
@@ -58,8 +63,9 @@ class Arrangement:
         """
         kept = self.ordered(values)
         if self.layout is torch.strided:
-            size = int(np.prod(self.shape, dtype=np.int64))
-            return kept.new_zeros(size).scatter_(0, self.indices[0], kept).view(self.shape)
+            if self.put is None:
+                return kept
+            return self._spread(kept, kept.new_zeros(self.shape))
         places = self.places
         if self.layout is torch.sparse_coo:
             return torch.sparse_coo_tensor(
@@ -82,16 +88,19 @@ class Arrangement:
             values: As in `assemble`.
         """
         kept = self.ordered(values)
-        if self.layout is torch.strided:
-            out.zero_()
-            out.view(-1).scatter_(0, self.indices[0], kept)
-        else:
+        if self.layout is not torch.strided:
             out.values().copy_(kept)
+        elif self.put is None:
+            out.copy_(kept)
+        else:
+            self._spread(kept, out.zero_())
 
     def ordered(self, values: Tensor) -> Tensor:
-        """The values in the order in which they are stored."""
+        """The values in the order in which they are stored, contiguous."""
         if self.take is None:
-            return values.view(self.stored)
+            return values if values.shape == self.stored else values.view(self.stored)
+        if isinstance(self.take, Slices):
+            return self.take.view(values.contiguous()).reshape(self.stored).contiguous()
         if self.is_padded:
             values = torch.cat([values.new_zeros(1), values])
         return values.index_select(0, self.take).view(self.stored)
@@ -112,6 +121,15 @@ class Arrangement:
             return False
         return all(map(torch.equal, self.places, index_tensors(out)))
 
+    def _spread(self, kept: Tensor, zeros: Tensor) -> Tensor:
+        """`zeros`, which is contiguous, after the values were put into it."""
+        flat = zeros.view(-1)
+        if isinstance(self.put, Slices):
+            self.put.view(flat).copy_(kept.view(self.put.sizes))
+        elif self.put is not None:
+            flat.scatter_(0, self.put, kept)
+        return zeros
+
 
 def index_tensors(tensor: Tensor) -> tuple[Tensor, ...]:
     """Index tensors of a sparse tensor, as `Arrangement.indices` has them."""
@@ -127,7 +145,7 @@ def arrange(
     layout: torch.layout,
     device: torch.device,
     *,
-    dense_shape: tuple[int, ...],
+    dense_shape: Sequence[int],
     blocksize: tuple[int, int] | None = None,
 ) -> Arrangement:
     """Decide where the entries of a pattern go.
@@ -142,83 +160,93 @@ def arrange(
     Returns:
         The arrangement.
     """
-    pattern, positions = piece.pattern, piece.positions
+    if layout is torch.strided:
+        return _dense(piece, device, tuple(dense_shape), None)
     if layout is torch.sparse_bsr:
-        return _in_blocks(piece, device, blocksize or choose_blocksize(pattern))
-    shape: tuple[int, ...] = pattern.shape
+        return _in_tiles(piece, device, blocksize or choose_blocksize(piece.pattern))
+    return _in_lines(piece, layout, device)
+
+
+def arrange_blocks(piece: Piece, blocks: DiagonalBlocks, device: torch.device) -> Arrangement:
+    """Decide where entries go that lie in blocks along the diagonal: in a stack of these.
+
+    Args:
+        piece: As in `arrange`.
+        blocks: Which hold all of its entries.
+        device: Where the tensors will be.
+
+    Returns:
+        The arrangement, of a strided tensor of shape (B, m, n).
+    """
+    return _dense(piece, device, blocks.shape, blocks)
+
+
+def _in_lines(piece: Piece, layout: torch.layout, device: torch.device) -> Arrangement:
+    """Row by row, or column by column."""
+    pattern, positions = piece.pattern, piece.positions
     if layout is torch.sparse_csc:
         view = pattern.csc
         index = (view.indptr, view.rows)
         positions = view.order if positions is None else positions[view.order]
     elif layout is torch.sparse_csr:
         index = (pattern.indptr, pattern.indices)
-    elif layout is torch.sparse_coo:
-        index = (np.stack([pattern.rows, pattern.indices]),)
     else:
-        shape = dense_shape
-        index = (pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices,)
+        index = (np.stack([pattern.rows, pattern.indices]),)
     tensors = tuple([_tensor(array, device) for array in index])
-    take = None if positions is None else _tensor(positions, device)
-    return Arrangement(layout, shape, tensors, take, False, (pattern.nnz,), index)
+    take = _taken(positions, device)
+    return Arrangement(layout, pattern.shape, tensors, take, False, (pattern.nnz,), index)
 
 
-def choose_blocksize(pattern: SparsityPattern) -> tuple[int, int]:
-    """Square blocks that take the least memory.
-
-    A stored value counts as much as the index of a block, so that blocks may hold a few zeros
-    where that saves indices. Only sizes that divide both sides are possible in PyTorch.
-
-    Args:
-        pattern: The pattern.
-
-    Returns:
-        (height, width) of the blocks.
-
-    >>> choose_blocksize(SparsityPattern.from_dense(np.kron(np.eye(3), np.ones((2, 2)))))
-    (2, 2)
-    """
-    m, n = pattern.shape
-    best, least = 1, 2 * pattern.nnz
-    common = int(np.gcd(m, n)) or 1
-    for size in range(2, min(common, MAX_BLOCK) + 1):
-        if common % size == 0:
-            blocks = len(_occupied(pattern, (size, size))[0])
-            if blocks * (size * size + 1) < least:
-                best, least = size, blocks * (size * size + 1)
-    return best, best
-
-
-def _occupied(pattern: SparsityPattern, blocksize: tuple[int, int]) -> tuple[Indices, Indices]:
-    """Numbers of the blocks that hold an entry, row by row, and for each entry its block."""
-    height, width = blocksize
-    across = pattern.shape[1] // width
-    block = (pattern.rows.astype(np.int64) // height) * across + pattern.indices // width
-    return np.unique(block, return_inverse=True)
-
-
-def _in_blocks(piece: Piece, device: torch.device, blocksize: tuple[int, int]) -> Arrangement:
-    pattern, (height, width) = piece.pattern, blocksize
-    m, n = pattern.shape
-    numbers, which = _occupied(pattern, blocksize)
-    across = max(n // width, 1)
-    indptr = np.zeros(m // height + 1, dtype=np.int64)
-    np.cumsum(np.bincount(numbers // across, minlength=m // height), out=indptr[1:])
-    nnz = pattern.nnz
-    positions = np.arange(nnz) if piece.positions is None else piece.positions
-    place = (which * height + pattern.rows % height) * width + pattern.indices % width
-    take = np.full(len(numbers) * height * width, -1, dtype=np.int64)
-    take[place] = positions
-    is_padded = bool((take < 0).any())
-    index = indptr, numbers % across
+def _in_tiles(piece: Piece, device: torch.device, blocksize: tuple[int, int]) -> Arrangement:
+    """In BSR blocks, which may hold zeros."""
+    tiles = tiled(piece.pattern, blocksize)
+    take, is_padded = tiles.entries, bool((tiles.entries < 0).any())
+    if piece.positions is not None:
+        take = np.where(take < 0, -1, piece.positions[take]) if is_padded else piece.positions[take]
+    index = tiles.indptr, tiles.columns
     return Arrangement(
         torch.sparse_bsr,
-        pattern.shape,
+        piece.pattern.shape,
         tuple([_tensor(array, device) for array in index]),
-        _tensor(take + is_padded, device),
+        _tensor(take + 1, device) if is_padded else _taken(take, device),
         is_padded,
-        (len(numbers), height, width),
+        (len(tiles.columns), *blocksize),
         index,
     )
+
+
+def _dense(
+    piece: Piece, device: torch.device, shape: tuple[int, ...], blocks: DiagonalBlocks | None
+) -> Arrangement:
+    """In a strided tensor, of the whole or of its blocks: zeros where there are no entries."""
+    pattern, positions = piece.pattern, piece.positions
+    is_full = pattern.nnz == prod(shape)
+    if is_full and (blocks is None or blocks.is_in_order):
+        return Arrangement(torch.strided, shape, (), _taken(positions, device), False, shape)
+    place = _place(piece, blocks)
+    if not is_full:
+        put, take = as_slices(place) or _tensor(place, device), _taken(positions, device)
+        return Arrangement(torch.strided, shape, (), take, False, (pattern.nnz,), put=put)
+    entries = np.empty_like(place)
+    entries[place] = np.arange(pattern.nnz) if positions is None else positions
+    return Arrangement(torch.strided, shape, (), _taken(entries, device), False, shape)
+
+
+def _place(piece: Piece, blocks: DiagonalBlocks | None) -> Indices:
+    """Where each entry goes in the raveled tensor."""
+    pattern = piece.pattern
+    if blocks is None:
+        return pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices
+    _, _, width = blocks.shape
+    # The number of a row says both block and row in it, that of a column its place in the block.
+    starts = np.repeat(blocks.row_numbers * width, pattern.row_counts)
+    return starts + (blocks.column_numbers % width)[pattern.indices]
+
+
+def _taken(positions: Indices | None, device: torch.device) -> Tensor | Slices | None:
+    """How to take the values at these positions: as they are, as a view, or gathered."""
+    slices = None if positions is None else as_slices(positions)
+    return slices or (None if positions is None else _tensor(positions, device))
 
 
 def _tensor(array: Indices, device: torch.device) -> Tensor:

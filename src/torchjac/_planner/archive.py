@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from torchjac._coloring.coloring import Coloring
+from torchjac._inputs.checks import BLOCKS
 from torchjac._pattern.archive import read_archive, write_archive
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.core import Core
@@ -71,7 +72,8 @@ def read_plan(path: str | PathLike[str]) -> tuple[Request, bool, Given]:
         pattern = SparsityPattern.from_csr(shape, arrays["indptr"], arrays["indices"])
         kept: dict[str, Any] | None = told.pop("coloring", None)
         has_aux = told.pop("has_aux")
-        told["layout"] = getattr(torch, told["layout"].removeprefix("torch."))
+        if told["layout"] != BLOCKS:
+            told["layout"] = getattr(torch, told["layout"].removeprefix("torch."))
         told["blocksize"] = None if told["blocksize"] is None else tuple(told["blocksize"])
         colors = arrays.get("column_colors"), arrays.get("row_colors")
         coloring = None

@@ -1,6 +1,5 @@
 """Make a plan for one branch of a function: evaluate, detect, probe, color, compute, certify."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,8 +20,6 @@ from torchjac._evaluate.strict import check_dependence
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
 from torchjac._inputs.warn import warn
-from torchjac._layout.arrange import Arrangement, arrange
-from torchjac._layout.cut import Piece, cut
 from torchjac._layout.decompress import decompressor
 from torchjac._pattern.detect import Detection, detect
 from torchjac._pattern.pattern import SparsityPattern
@@ -34,6 +31,7 @@ from torchjac._planner.apply import (
     take_entries,
     tell,
 )
+from torchjac._planner.arrangements import arrangements
 from torchjac._planner.certificate import confirm
 from torchjac._planner.choose import Choice, choose
 from torchjac._planner.direct import EAGER, with_direct
@@ -114,7 +112,7 @@ def prepare(
         found,
         outputs=tuple([torch.empty_like(y, device="meta") for y in outputs]),
         tree=tape.outputs.spec,
-        arrangements=_arrangements(pattern, request, outputs, leaves),
+        arrangements=arrangements(pattern, request, outputs, leaves),
         eps=coarsest_eps(outputs),
         floor=_size(outputs) / (1.0 + _size(leaves)),
         is_stateful=is_stateful,
@@ -309,39 +307,3 @@ def rows_scheme(structure: Structure, passes: Passes) -> Scheme | None:
     size = next((s.chunk_size for s in scheme.sides), None)
     side = Side(REVERSE, method, count, size)
     return Scheme(coloring, (side,), decompressor(coloring))
-
-
-def _arrangements(
-    pattern: SparsityPattern,
-    request: Request,
-    outputs: Sequence[Tensor],
-    leaves: Sequence[Tensor],
-) -> list[list[Arrangement]]:
-    """Where the entries go, for each output and input, or as one."""
-    device, size = leaves[0].device, request.blocksize
-    pieces = [[Piece(pattern, None)]]
-    if not request.flat:
-        pieces = cut(pattern, [y.numel() for y in outputs], [x.numel() for x in leaves])
-    for piece in itertools.chain(*pieces):
-        m, n = piece.pattern.shape
-        if size is not None and (m % size[0] or n % size[1]):
-            raise ArgumentError(
-                f"{request.api}: `blocksize` must divide the shape of every block: {size} does not "
-                f"divide {(m, n)}."
-            )
-    if request.flat:
-        piece = pieces[0][0]
-        return [[arrange(piece, request.layout, device, dense_shape=pattern.shape, blocksize=size)]]
-    return [
-        [
-            arrange(
-                piece,
-                request.layout,
-                device,
-                dense_shape=(*y.shape, *x.shape),
-                blocksize=size,
-            )
-            for piece, x in zip(row, leaves, strict=True)
-        ]
-        for row, y in zip(pieces, outputs, strict=True)
-    ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.direct.runner import Direct
+from torchjac._inputs.checks import Layout
 from torchjac._inputs.storage import is_part
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
@@ -24,7 +25,7 @@ class Request:
     Attributes:
         api: The public function, for messages.
         order: 1 for the Jacobian, 2 for the Hessian.
-        layout: Layout of the result.
+        layout: Layout of the result, or "blocks".
         blocksize: Of BSR blocks, None to choose.
         flat: One matrix over everything raveled.
         scope: "global" or "local".
@@ -40,7 +41,7 @@ class Request:
 
     api: str = "plan"
     order: int = 1
-    layout: torch.layout = torch.sparse_csr
+    layout: Layout = torch.sparse_csr
     blocksize: tuple[int, int] | None = None
     flat: bool = False
     scope: str = "global"
