@@ -217,6 +217,22 @@ REFUSED: list[Refusal] = [
         "the rule of aten.flip gives shape (1,), the operation (3,)",
     ),
     (
+        lambda: plan(torch.sin, X, uses=0),
+        errors.ArgumentError,
+        "plan: `uses` must be a positive number of evaluations or None, got 0.",
+    ),
+    (
+        lambda: plan(torch.sin, X, uses=5, backend="eager"),
+        errors.ArgumentError,
+        "plan: `uses` lets the plan choose, and backend='eager' has chosen: leave out one of them.",
+    ),
+    (
+        lambda: plan(torch.sin, X, tune=True, backend="replay"),
+        errors.ArgumentError,
+        "plan: `tune` lets the plan choose, and backend='replay' has chosen: leave out one of "
+        "them.",
+    ),
+    (
         without_a_compiler,
         errors.FallbackWarning,
         "plan: the program of the Jacobian is replayed, not compiled: torch._inductor said no C++ "

@@ -207,6 +207,8 @@ def plan(
     has_aux: bool = False,
     on_branch: str = "retrace",
     backend: str = "auto",
+    uses: int | None = None,
+    tune: bool = False,
 ) -> Plan:
     """Find the structure of a Jacobian or Hessian, and the cheapest way to compute it.
 
@@ -241,12 +243,18 @@ def plan(
             "raise" an error.
         backend: How the entries are computed: "eager", by passes through `func`; "replay", by one
             program from x to the entries that is emitted once, operation by operation;
-            "inductor", by that program compiled (seconds at first); "auto", the faster of the
-            first two. A program is emitted for functions that neither read values nor draw
+            "inductor", by that program compiled (seconds at first); "auto", the cheapest: see
+            `uses` and `tune`. A program is emitted for functions that neither read values nor draw
             random numbers. "auto" does so only if all that `func` can read besides its arguments
             is understood, so that a change of it is noticed; "replay" and "inductor" trust that
             what cannot be seen (state of compiled code, of files, of other libraries) stays as it
             is. `print(plan)` tells which it was.
+        uses: How many evaluations there will be, about. "auto" then emits a program only if that
+            pays back in so many, and compiles it if that pays too; speeds of the machine are
+            measured once and kept in the user's cache folder. None: unknown; a program is
+            emitted, not compiled.
+        tune: With "auto", emit and compile (seconds), time the finalists, and keep the fastest;
+            with `uses`, the one that is cheapest over all.
 
     Returns:
         The plan.
@@ -284,10 +292,11 @@ def plan(
         on_branch,
         vectorize,
         backend=backend,
+        uses=uses,
+        tune=tune,
     )
     check_request(request)
-    given = given_of("plan", order, pattern, coloring)
-    return make(func, inputs, wrt, has_aux, request, given)
+    return make(func, inputs, wrt, has_aux, request, given_of("plan", order, pattern, coloring))
 
 
 @outside_inference_mode
@@ -339,6 +348,7 @@ def check_request(request: Request) -> None:
     check_choice(api, "scope", request.scope, ("global", "local"))
     check_choice(api, "on_branch", request.on_branch, ("retrace", "raise"))
     check_choice(api, "backend", request.backend, ("auto", "eager", "replay", "inductor"))
+    _check_uses(request)
     size = request.blocksize
     if size is None:
         return
@@ -350,6 +360,20 @@ def check_request(request: Request) -> None:
     if request.layout is not torch.sparse_bsr:
         raise ArgumentError(
             f"{api}: `blocksize` needs layout=torch.sparse_bsr, got {request.layout}."
+        )
+
+
+def _check_uses(request: Request) -> None:
+    api, uses = request.api, request.uses
+    if uses is not None and (not isinstance(uses, int) or isinstance(uses, bool) or uses < 1):
+        raise ArgumentError(
+            f"{api}: `uses` must be a positive number of evaluations or None, got {uses!r}."
+        )
+    if request.backend != "auto" and (uses is not None or request.tune):
+        named = "uses" if uses is not None else "tune"
+        raise ArgumentError(
+            f"{api}: `{named}` lets the plan choose, and backend={request.backend!r} has chosen: "
+            "leave out one of them."
         )
 
 

@@ -28,10 +28,10 @@ from torchjac._planner.apply import (
     tell_direct,
 )
 from torchjac._planner.certificate import confirm
-from torchjac._planner.direct import without_direct
 from torchjac._planner.fit import Fit
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
 from torchjac._planner.probe import REVERSE, random_vector, run
+from torchjac._planner.programs import without_program
 from torchjac._planner.structure import Request, Scheme, Structure
 from torchjac._torch import pytree
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
@@ -171,7 +171,7 @@ class Core:
     def __getstate__(self) -> dict[str, Any]:
         """Without the lock, and without trust: what the function reads elsewhere is not known."""
         # An emitted program stays here too: it holds numbers of what the function reads.
-        known = Known(without_direct(self.main), None)
+        known = Known(without_program(self.main), None)
         return dict(self.__dict__, lock=None, known=known, branches={}, row_schemes={})
 
     def __setstate__(self, state: dict[str, Any]) -> None:

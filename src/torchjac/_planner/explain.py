@@ -9,10 +9,14 @@ from torchjac._evaluate.memory import human
 from torchjac._pattern.separable import separable_axes
 from torchjac._planner.core import Core
 from torchjac._planner.prepare import Given
-from torchjac._planner.structure import Structure
+from torchjac._planner.structure import Candidate, Structure
 
 _WHAT = {1: "Jacobian", 2: "Hessian"}
 _WIDTH = 14
+_COLUMNS = (
+    ("seeds", 7), ("memory", 10), ("moved", 10), ("Mflop", 7), ("launches", 8), ("once", 7),
+    ("predicted", 9),
+)  # fmt: skip
 
 
 def as_text(core: Core) -> str:
@@ -86,7 +90,8 @@ def _why_no_program(core: Core) -> str:
     main, request = core.main, core.request
     tried = [c for c in main.candidates if c.name.startswith("direct")]
     if tried:
-        return f"not used: {tried[0].note or 'slower than the passes'}"
+        note = tried[0].note or "slower than the passes"
+        return note if note.startswith("not made") else f"not used: {note}"
     obstacles = (
         (main.constant is not None, "nothing depends on x"),
         (main.found.source != "detected", f"the pattern was {main.found.source}"),
@@ -136,14 +141,24 @@ def _table(main: Structure) -> list[str]:
     if not main.candidates:
         return []
     width = max(len(c.name) for c in main.candidates)
-    head = f"    {'candidate':<{width}}  {'seeds':>7}  {'memory':>10}  {'predicted':>10}"
-    lines = [head]
+    head = [f"{'candidate':<{width}}", *[f"{name:>{size}}" for name, size in _COLUMNS]]
+    lines = ["    " + "  ".join(head)]
     for c in main.candidates:
+        cells = [f"{cell:>{size}}" for cell, (_, size) in zip(_cells(c), _COLUMNS, strict=True)]
         mark = "->" if c.is_chosen else "  "
-        seeds = c.seeds or "-"
-        row = f"{c.name:<{width}}  {seeds:>7}  {human(c.bytes):>10}  {_time(c.predicted_s):>10}"
-        lines.append(f"  {mark}{row}  {c.note}".rstrip())
+        lines.append("  ".join([f"  {mark}{c.name:<{width}}", *cells, c.note]).rstrip())
     return lines
+
+
+def _cells(c: Candidate) -> tuple[str, ...]:
+    """What one evaluation takes, what it costs once, and its time."""
+    moved, work, launches = "-", "-", "-"
+    if c.cost is not None:
+        moved, launches = human(c.cost.moved_bytes), f"{c.cost.launches:,}"
+        work = f"{c.cost.work / 1e6:,.3g}"
+    seeds = str(c.seeds or "-")
+    once = _time(c.once_s) if c.once_s else "-"
+    return seeds, human(c.bytes), moved, work, launches, once, _time(c.predicted_s)
 
 
 def _time(seconds: float) -> str:

@@ -21,6 +21,7 @@ from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
 from torchjac._inputs.warn import warn
 from torchjac._layout.decompress import decompressor
+from torchjac._linearize.cost import cost_of
 from torchjac._pattern.detect import Detection, detect
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.apply import (
@@ -34,8 +35,8 @@ from torchjac._planner.apply import (
 from torchjac._planner.arrangements import arrangements
 from torchjac._planner.certificate import confirm
 from torchjac._planner.choose import Choice, choose
-from torchjac._planner.direct import EAGER, with_direct
 from torchjac._planner.probe import FORWARD, REVERSE, Probe, probe
+from torchjac._planner.programs import EAGER, with_programs
 from torchjac._planner.structure import SYMMETRIC, Found, Request, Scheme, Side, Structure
 from torchjac._torch import coarsest_eps
 from torchjac.errors import ArgumentError, DisagreementWarning, FallbackWarning, ShapeError
@@ -142,9 +143,14 @@ def _finished(
         return structure
     if seen.is_constant:
         return replace(structure, constant=values)
+    costs = [
+        replace(c, cost=cost_of(seen.program, c.seeds)) if c.seeds else c
+        for c in structure.candidates
+    ]
+    structure = replace(structure, candidates=tuple(costs))
     if request.backend == EAGER or structure.is_stateful or seen.program.reads:
         return structure
-    return with_direct(request.api, structure, seen, leaves, values, request.backend)
+    return with_programs(request, structure, seen, leaves, values)
 
 
 def _find(

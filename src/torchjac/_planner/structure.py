@@ -13,6 +13,7 @@ from torchjac._inputs.checks import Layout
 from torchjac._inputs.storage import is_part
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
+from torchjac._linearize.cost import Cost
 from torchjac._pattern.pattern import SparsityPattern
 
 SYMMETRIC = ("star", "acyclic")
@@ -35,8 +36,9 @@ class Request:
         on_branch: "retrace" or "raise".
         vectorize: As in `jacobian`.
         progress: Show a progress bar.
-        backend: What may run: "eager" (passes), "replay", "inductor", or "auto" for the faster
-            of the first two.
+        backend: What may run: "eager" (passes), "replay", "inductor", or "auto" for the cheapest.
+        uses: How many evaluations are expected, None if that is unknown: then nothing is compiled.
+        tune: Make all that may be the fastest, and time it.
     """
 
     api: str = "plan"
@@ -52,6 +54,8 @@ class Request:
     vectorize: bool | None = None
     progress: bool = False
     backend: str = "eager"
+    uses: int | None = None
+    tune: bool = False
 
     @property
     def asks_for_passes(self) -> bool:
@@ -66,10 +70,12 @@ class Candidate:
     Attributes:
         name: What it does.
         seeds: Products that it takes.
-        bytes: Of the result, and of the products that it is read from.
-        predicted_s: Seconds of one evaluation.
+        bytes: Of the result, and of the products or intermediate tensors that it is read from.
+        predicted_s: Seconds of one evaluation, from times that were taken where there are any.
         note: The kind of coloring, or why it is out of the question.
         is_chosen: Whether the plan takes it.
+        once_s: Seconds that making it has cost, or would cost, beside what all candidates share.
+        cost: Traffic, work and launches of one evaluation, None where they are not known.
     """
 
     name: str
@@ -78,6 +84,8 @@ class Candidate:
     predicted_s: float
     note: str = ""
     is_chosen: bool = False
+    once_s: float = 0.0
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
