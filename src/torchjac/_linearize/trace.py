@@ -54,7 +54,7 @@ def trace_jvp(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> 
             return flat([leaf.clone() for leaf in inner])
 
     # A random function shall not notice that it was traced.
-    with _evaluating(leaves), recorder:
+    with evaluating(leaves), recorder:
         primals = [leaf.detach().clone() for leaf in leaves]
         tangents = [seed.detach().clone() for seed in seeds]
         entered = recorder.enter(primals), recorder.enter(tangents=tangents)
@@ -80,7 +80,7 @@ def trace_vjp(
     """
     began = perf_counter()
     recorder, reads = Recorder(), Reads()
-    with _evaluating(leaves), recorder:
+    with evaluating(leaves), recorder:
         primals = [leaf.detach().clone().requires_grad_() for leaf in leaves]
         entered_primals = recorder.enter(primals)
         with reads:
@@ -104,7 +104,15 @@ def trace_vjp(
     return Trace(program, tuple(seeds), tuple(products))
 
 
-def _evaluating(leaves: Sequence[Tensor]) -> ExitStack:
+def evaluating(leaves: Sequence[Tensor]) -> ExitStack:
+    """What surrounds a run that is recorded: random numbers kept, gradients on.
+
+    Args:
+        leaves: x.
+
+    Returns:
+        What to enter.
+    """
     stack = ExitStack()
     devices = sorted({leaf.device.index or 0 for leaf in leaves if leaf.is_cuda})
     stack.enter_context(torch.random.fork_rng(devices=devices))

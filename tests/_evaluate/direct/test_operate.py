@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.operate import Operation, plain
+from torchjac._evaluate.direct.operate import Operation
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value
 from torchjac._local.call import Call
 
@@ -113,12 +113,3 @@ def test_an_operation_on_integers_is_not_linear() -> None:
     assert not operation(
         aten.neg.default, (Ref(0),), {0: kind(2, dtype=torch.int64)}, {}
     ).is_linear()
-
-
-def test_operations_that_depend_on_memory_are_replaced() -> None:
-    transposed = torch.arange(6.0).reshape(2, 3).T
-    assert plain(aten.view.default)(transposed, [6]).tolist() == [0, 3, 1, 4, 2, 5]
-    conjugate = plain(aten._conj.default)(torch.tensor([1j]))
-    assert not conjugate.is_conj()
-    assert conjugate.item() == -1j
-    assert plain(aten.sin.default) is aten.sin.default

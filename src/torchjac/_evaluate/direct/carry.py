@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.transport import PRODUCTS, Transport
+from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import is_random
 from torchjac._local.call import Call

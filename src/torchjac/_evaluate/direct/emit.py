@@ -12,10 +12,10 @@ from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import assemble
 from torchjac._evaluate.direct.carry import carry
-from torchjac._evaluate.direct.operate import plain
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._linearize.cost import Cost, cost_of
+from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.simplify import trimmed

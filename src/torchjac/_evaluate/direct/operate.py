@@ -1,42 +1,21 @@
 """One operation of a linear program, carried out on slices of derivatives."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
+from torchjac._linearize.plain import plain
 from torchjac._linearize.program import Ref, map_refs
 from torchjac._local.call import Call
 from torchjac._torch import batched, outside_modes
 
 aten = torch.ops.aten
-# Views depend on strides, and a conjugate that is put off may not be looked at.
-_PLAIN = {
-    aten.view.default: aten.reshape.default,
-    aten._unsafe_view.default: aten.reshape.default,
-    aten._conj.default: aten._conj_physical.default,
-    aten._neg_view.default: aten.neg.default,
-}
 # They have no batching rule, and treat the samples along their first axis apart.
 _SAMPLES_FIRST = frozenset({aten._scaled_dot_product_flash_attention_for_cpu_backward})
 # PyTorch's batching rule of these gives wrong numbers.
 _WRONG_IN_BATCHES = frozenset({aten._cdist_backward})
-
-
-def plain(op: Any) -> Any:
-    """The operation, or one that does the same however its argument lies in memory.
-
-    Without copies a tensor may have other strides than when the program was recorded.
-
-    Args:
-        op: An operator.
-
-    Returns:
-        `reshape` for a view, the conjugate itself for one that is put off, else the operator.
-    """
-    return _PLAIN.get(op, op)
 
 
 class Operation:

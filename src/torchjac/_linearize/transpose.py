@@ -1,0 +1,190 @@
+"""The mirror of a linear program: from v -> J v to u -> J^T u, and back.
+
+What is linear can be differentiated by autograd without loss: the program is run once on vectors
+that require gradients, and its backward pass is recorded. That pass depends on the coefficients
+and on u. Some operations take the vectors too, and look at their shapes only: they get zeros, with
+which the products must be what they were, or the program was not linear.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchjac._linearize.linearize import agree
+from torchjac._linearize.plain import plain
+from torchjac._linearize.program import LinearProgram, Node, Ref, Value, dependents, map_refs
+from torchjac._linearize.record import Outside, Recorder, is_random
+from torchjac._linearize.simplify import simplified
+from torchjac._linearize.trace import Trace, evaluating
+from torchjac._linearize.without_writes import without_writes
+from torchjac._torch import fast_backward
+
+aten = torch.ops.aten
+# They read memory, whatever the shape of their argument.
+_BY_MEMORY = frozenset({aten.as_strided, aten.as_strided_scatter})
+_MIRROR = {"jvp": "vjp", "vjp": "jvp"}
+
+
+class _Run(NamedTuple):
+    """What took part in a run forward and back.
+
+    Attributes:
+        primals: x.
+        vectors: v, one for each tangent.
+        results: J v, without those that are zero throughout.
+        seeds: u, one for each of them.
+        products: J^T u, None where it is zero throughout.
+        device: Where they lie.
+    """
+
+    primals: Sequence[Tensor]
+    vectors: Sequence[Tensor]
+    results: Sequence[Tensor]
+    seeds: Sequence[Tensor]
+    products: Sequence[Tensor | None]
+    device: torch.device | None
+
+
+def transposed(program: LinearProgram, primals: Sequence[Tensor]) -> LinearProgram:
+    """The transposed program.
+
+    Args:
+        program: The map v -> J(x) v, or u -> J(x)^T u.
+        primals: x, where it was traced.
+
+    Returns:
+        The program of the transposed map, at the same x, of the other direction. Its tangents are
+        one vector for each output of `program` that is not None, its outputs one for each tangent.
+
+    Raises:
+        NotImplementedError: An operation of the program has no backward, draws random numbers, is
+            not linear, or works with complex numbers on the outside.
+    """
+    began = perf_counter()
+    _check(program)
+    recorder = Recorder()
+    try:
+        with evaluating(primals), recorder:
+            run, numbers = _forward_and_back(program, primals, recorder)
+            outputs = recorder.leave(run.products)
+    except RuntimeError as error:  # PyTorch's NotImplementedError is one
+        reason = str(error).strip().split("\n")[0]
+        raise NotImplementedError(f"no transposed program: {reason}") from error
+    mirror = LinearProgram(
+        nodes=tuple(recorder.nodes),
+        values=tuple(recorder.values),
+        primals=(*numbers[0], *numbers[1]),
+        tangents=numbers[2],
+        outputs=outputs,
+        constants=recorder.constants,
+        integers=recorder.integers,
+        linear=frozenset(),
+        direction=_MIRROR[program.direction],
+        reads=program.reads,
+    )
+    if recorder.mutates:
+        mirror = without_writes(mirror, [*run.primals, *run.vectors], run.seeds)
+    zeros = _zeros(mirror, mirror.primals[len(primals) :], run.device)
+    mirror = replace(mirror, constants={**mirror.constants, **zeros})
+    mirror = replace(simplified(mirror, 0.0), primals=mirror.primals[: len(primals)])
+    _certify(mirror, program, run, has_zeros=not zeros.keys().isdisjoint(mirror.constants))
+    return replace(mirror, trace_s=program.trace_s + perf_counter() - began)
+
+
+def _check(program: LinearProgram) -> None:
+    for node in program.nodes:
+        if isinstance(node.op, Outside) or is_random(node.op, node.args, node.kwargs):
+            raise NotImplementedError(f"no transposed program: {node.name} cannot be run again")
+    for number in (*program.tangents, *program.outputs):
+        if number is not None and not program.values[number].dtype.is_floating_point:
+            raise NotImplementedError("no transposed program: the vectors are not real")
+
+
+def _forward_and_back(
+    program: LinearProgram, primals: Sequence[Tensor], recorder: Recorder
+) -> tuple[_Run, tuple[tuple[int, ...], ...]]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [x.detach().clone() for x in primals]
+    device = next((x.device for x in (*inputs, *program.constants.values())), None)
+    vectors = [_random(program.values[n], device, generator) for n in program.tangents]
+    numbers = recorder.enter(inputs), recorder.enter([v.requires_grad_() for v in vectors])
+    known = dict(program.constants) | dict(zip(program.primals, inputs, strict=True))
+    known |= dict(zip(program.tangents, vectors, strict=True))
+    for node in program.nodes:
+        _run(node, known, program)
+    results = [known[n] for n in program.outputs if n is not None]
+    seeds = [
+        torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.device, r.dtype)
+        for r in results
+    ]
+    numbers = (*numbers, recorder.enter(tangents=seeds))
+    products: Sequence[Tensor | None] = [None] * len(vectors)
+    if any([r.requires_grad for r in results]):
+        pairs = [(r, s) for r, s in zip(results, seeds, strict=True) if r.requires_grad]
+        ends, starts = zip(*pairs, strict=True)
+        products = fast_backward(ends, vectors, starts, create_graph=False, retain_graph=False)
+    return _Run(inputs, vectors, results, seeds, products, device), numbers
+
+
+def _random(value: Value, device: torch.device | None, generator: torch.Generator) -> Tensor:
+    """A vector that lies in memory as the tangent did, if it had a place for each element."""
+    numbers = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    numbers = numbers.to(device, value.dtype)
+    laid_out = torch.empty(value.shape, device="meta").as_strided(value.shape, value.strides)
+    like = torch.empty_like(laid_out, device=device, dtype=value.dtype)
+    return like.copy_(numbers)
+
+
+def _run(node: Node, known: dict[int, Tensor], program: LinearProgram) -> None:
+    def fetch(ref: Ref) -> Tensor:
+        return known[ref.number]
+
+    packet = getattr(node.op, "overloadpacket", None)
+    if packet in _BY_MEMORY and _lies_otherwise(node.args[0], known, program):
+        raise NotImplementedError(f"{node.name} reads memory that lies otherwise")
+    kwargs: dict[str, Any] = {k: map_refs(fetch, v) for k, v in node.kwargs.items()}
+    op = _copied if packet is aten.copy else plain(node.op)  # which autograd does not know
+    result = op(*map_refs(fetch, node.args), **kwargs)
+    results = result if isinstance(result, tuple | list) else (result,)
+    for number, tensor in zip(node.outputs, results, strict=True):
+        if number is not None:
+            known[number] = tensor
+
+
+def _lies_otherwise(ref: Ref, known: dict[int, Tensor], program: LinearProgram) -> bool:
+    return known[ref.number].stride() != program.values[ref.number].strides
+
+
+def _copied(to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return source.to(to.dtype, non_blocking=non_blocking).expand(to.shape)
+
+
+def _zeros(mirror: LinearProgram, vectors: Sequence[int], device: Any) -> dict[int, Tensor]:
+    """Zeros for the vectors and what was made of them alone, in no memory."""
+    made = dependents(mirror.nodes, vectors) - dependents(mirror.nodes, mirror.tangents)
+    values = [(n, mirror.values[n]) for n in made]
+    return {n: torch.zeros((), dtype=v.dtype, device=device).expand(v.shape) for n, v in values}
+
+
+def _certify(mirror: LinearProgram, program: LinearProgram, run: _Run, *, has_zeros: bool) -> None:
+    """See that u . (J v) is (J^T u) . v, with J^T u from the mirror as it is."""
+    products = run.products
+    if has_zeros:
+        products = _products(mirror, run)
+    there = Trace(program, tuple(run.vectors), tuple(run.results))
+    back = Trace(mirror, tuple(run.seeds), tuple(products))
+    if not agree(there, back):
+        raise NotImplementedError("no transposed program: an operation is not linear in a tangent")
+
+
+def _products(mirror: LinearProgram, run: _Run) -> list[Tensor | None]:
+    known = dict(mirror.constants) | dict(zip(mirror.primals, run.primals, strict=True))
+    known |= dict(zip(mirror.tangents, run.seeds, strict=True))
+    with torch.no_grad():
+        for node in mirror.nodes:
+            _run(node, known, mirror)
+    return [None if n is None else known[n] for n in mirror.outputs]
