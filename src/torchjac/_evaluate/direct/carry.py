@@ -31,6 +31,7 @@ def carry(
     is_constant: Callable[[Tensor], bool],
     scope: str,
     room: int,
+    starts: Mapping[int, list[Block]] | None = None,
 ) -> list[list[Block] | None]:
     """The partial derivatives of the results of a program.
 
@@ -40,10 +41,11 @@ def carry(
         is_constant: Whether a tensor is the same at every x.
         scope: As the pattern was detected.
         room: Most derivatives of one tensor, those that are zero included.
+        starts: Derivatives of the tangents by what they were made of. None: each is its own.
 
     Returns:
-        Blocks for each result, None for one that is zero. Their indices count the elements of all
-        tangents, one after the other, from 1.
+        Blocks for each result, None for one that is zero. Their indices are those of `starts`, or
+        count the elements of all tangents, one after the other, from 1.
 
     Raises:
         TooManyDerivativesError: There are more.
@@ -51,7 +53,7 @@ def carry(
             products, or operations that are not linear in the tangents.
     """
     values = dict(program.constants) | dict(zip(program.primals, primals, strict=True))
-    carried = _start(program, primals)
+    carried = _identity(program, primals) if starts is None else dict(starts)
     last = {number: k for k, node in enumerate(program.nodes) for number in node.inputs}
     for k, node in enumerate(program.nodes):
         if program.linear.isdisjoint(node.inputs):
@@ -74,7 +76,7 @@ def carry(
     return [None if n is None else carried[n] for n in program.outputs]
 
 
-def _start(program: LinearProgram, primals: Sequence[Tensor]) -> dict[int, list[Block]]:
+def _identity(program: LinearProgram, primals: Sequence[Tensor]) -> dict[int, list[Block]]:
     """Each input is its own derivative, which is one."""
     carried: dict[int, list[Block]] = {}
     start = 1

@@ -1,6 +1,6 @@
 """Emit one plain tensor program from x to the nonzeros of the Jacobian."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import assemble
+from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
@@ -28,6 +29,9 @@ aten = torch.ops.aten
 MOST_TIMES, MOST_DERIVATIVES, FEW_DERIVATIVES = 32, 2**26, 2**20
 # A longer program takes longer to run than passes do.
 MOST_OPERATIONS = 4000
+
+IsConstant = Callable[[Tensor], bool]
+Results = Sequence[Sequence[Block] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +80,52 @@ def emit(
     Raises:
         TooManyDerivativesError: It would hold too much.
     """
+
+    def carried(inputs: Sequence[Tensor], is_constant: IsConstant, room: int) -> Results:
+        return carry(program, inputs, is_constant, scope, room)
+
+    return emit_carried(
+        carried, primals, sizes, pattern, like, transposed=program.direction == "vjp"
+    )
+
+
+def emit_carried(
+    carried: Callable[[Sequence[Tensor], IsConstant, int], Results],
+    primals: Sequence[Tensor],
+    sizes: Sequence[int],
+    pattern: SparsityPattern,
+    like: Tensor,
+    *,
+    transposed: bool,
+) -> DirectProgram:
+    """Emit the program of a Jacobian whose derivatives are carried in any way.
+
+    Args:
+        carried: Takes the inputs, what tells whether a tensor is the same at every x, and the
+            most derivatives of one tensor; returns the blocks of each result.
+        primals: x, where the program was traced.
+        sizes: Numbers of elements of the results.
+        pattern: Of the Jacobian.
+        like: A tensor with the dtype and device of the nonzeros.
+        transposed: Whether the results are those of a transposed program, its inputs rows.
+
+    Returns:
+        The program.
+
+    Raises:
+        TooManyDerivativesError: It would hold too much.
+    """
     room = min(MOST_DERIVATIVES, max(FEW_DERIVATIVES, MOST_TIMES * pattern.nnz))
     recorder = Recorder()
     with torch.no_grad(), recorder:
         inputs = [x.detach().clone() for x in primals]
         numbers = recorder.enter(inputs)
         assembly = assemble(
-            carry(program, inputs, recorder.is_constant, scope, room),
+            carried(inputs, recorder.is_constant, room),
             sizes,
             pattern,
             like,
-            transposed=program.direction == "vjp",
+            transposed=transposed,
             is_constant=recorder.is_constant,
         )
         outputs = recorder.leave([assembly.nonzeros, assembly.varying])
