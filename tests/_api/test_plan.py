@@ -782,3 +782,13 @@ def test_entries_at_uneven_places_are_refilled_by_the_program():
     assert plan(2 * u, out=J) is J
     expected = torch.autograd.functional.jacobian(residual, 2 * u).reshape(25, 25)
     assert torch.allclose(J.to_dense(), expected, rtol=1e-14)
+
+
+def test_a_parameter_like_the_input_is_not_taken_for_it():
+    module = torch.nn.Linear(3, 3, bias=False).double()
+    x = torch.ones(3, 3, dtype=torch.float64)
+    plan = torchjac.plan(lambda x: module(x) ** 2, x, wrt=module, layout=torch.strided)
+    for point in (x, x + 1):
+        found = plan(point)["weight"]
+        expected = torchjac.jacobian(lambda x: module(x) ** 2, point, wrt=module)["weight"]
+        torch.testing.assert_close(found, expected)

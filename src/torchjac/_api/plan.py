@@ -119,7 +119,7 @@ class Plan:
         request = self._core.request
         if out is None:
             return rebuild(answer.structure, answer.signature, request, answer.values)
-        refill(answer.structure, answer.signature, request, answer.values, out)
+        refill(answer.structure, request, answer.values, out)
         return out
 
     @property

@@ -97,7 +97,7 @@ class Call(NamedTuple):
 
 def _others(inputs: Any, leaves: Sequence[Tensor]) -> list[Any]:
     """Inputs that are not differentiated."""
-    if any(inputs is leaf for leaf in leaves):
+    if len(leaves) == 1 and inputs is leaves[0]:
         return []
     chosen = {id(leaf) for leaf in leaves}
     return [part for part in pytree.tree_leaves(inputs) if id(part) not in chosen]
@@ -132,10 +132,14 @@ class Answer(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """An emitted program that may be trusted, and where to run it."""
+    """An emitted program that may be trusted, and where to run it.
+
+    Of the signature, which may be that of an earlier call, only the trees count.
+    """
 
     structure: Structure
     signature: Signature
+    leaves: Sequence[Tensor]
     program: Direct
 
 
@@ -152,6 +156,7 @@ class Core:
         branches: Other branches, by what the function reads there.
         lock: Held while any of these change.
         row_schemes: For each branch the scheme for results that can be differentiated.
+        lone: The signature of a call with one tensor, which is the same each time.
     """
 
     call: Call
@@ -162,6 +167,7 @@ class Core:
     branches: dict[tuple[Any, ...], Known] = field(default_factory=dict)
     lock: Any = field(default_factory=RLock)
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
+    lone: Signature | None = None
 
     @property
     def main(self) -> Structure:
@@ -172,7 +178,7 @@ class Core:
         """Without the lock, and without trust: what the function reads elsewhere is not known."""
         # An emitted program stays here too: it holds numbers of what the function reads.
         known = Known(without_program(self.main), None)
-        return dict(self.__dict__, lock=None, known=known, branches={}, row_schemes={})
+        return dict(self.__dict__, lock=None, known=known, branches={}, row_schemes={}, lone=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
@@ -228,12 +234,17 @@ class Core:
         structure, world = self.known
         if structure.direct is None or world is None:
             return None
-        signature = self.call.bind(self.request.api, inputs)
-        self.fit.refuse(self.request.api, inputs, signature.leaves)
-        leaves = signature.leaves
+        if self.lone is not None and self.fit.is_lone(inputs):
+            signature, leaves = self.lone, (inputs,)
+        else:
+            signature = self.call.bind(self.request.api, inputs)
+            leaves = signature.leaves
+            self.fit.refuse(self.request.api, inputs, leaves)
+            if self.call.wrt is None and self.fit.is_lone(inputs):
+                self.lone = signature._replace(leaves=())
         if not (structure.lies_alike(leaves) and self.call.is_in(world, inputs, leaves)):
             return None
-        return Ready(structure, signature, structure.direct)
+        return Ready(structure, signature, leaves, structure.direct)
 
     def _evaluate(self, main: Structure, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""

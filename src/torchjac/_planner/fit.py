@@ -36,6 +36,14 @@ class Fit:
             and (selected is leaves or tuple(map(_kind, selected)) == self.selected)
         )
 
+    def is_lone(self, inputs: Any) -> bool:
+        """Whether the inputs are one ordinary tensor, like the one that is differentiated."""
+        return (
+            type(inputs) is Tensor
+            and self.tree == "tensor"
+            and (inputs.shape, inputs.dtype, inputs.device) == self.selected[0]
+        )
+
     def refuse(self, api: str, inputs: Any, selected: Sequence[Tensor]) -> None:
         """Raise an error that lists every part, unless it matches."""
         if self.matches(inputs, selected):

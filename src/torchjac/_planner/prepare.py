@@ -113,6 +113,7 @@ def prepare(
         found,
         outputs=tuple([torch.empty_like(y, device="meta") for y in outputs]),
         tree=tape.outputs.spec,
+        dtypes=(common_dtype(leaves),) if request.flat else tuple([x.dtype for x in leaves]),
         arrangements=arrangements(pattern, request, outputs, leaves),
         eps=coarsest_eps(outputs),
         floor=_size(outputs) / (1.0 + _size(leaves)),

@@ -7,7 +7,6 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.compressed import common_dtype
 from torchjac._evaluate.direct.runner import Direct
 from torchjac._inputs.signature import Outputs, Signature
 from torchjac._layout.arrange import Arrangement
@@ -64,9 +63,9 @@ def rebuild(structure: Structure, signature: Signature, request: Request, values
     Returns:
         A tensor, or the tree of the outputs with the tree of the inputs in each place.
     """
-    dtypes = _dtypes(signature, request)
+    dtypes = structure.dtypes
     blocks = [
-        [where.assemble(values.to(dtype)) for where, dtype in zip(row, dtypes, strict=True)]
+        [where.assemble(_as(values, dtype)) for where, dtype in zip(row, dtypes, strict=True)]
         for row in structure.arrangements
     ]
     if request.flat:
@@ -76,14 +75,11 @@ def rebuild(structure: Structure, signature: Signature, request: Request, values
     return signature.rebuild(Outputs(structure.outputs, structure.tree, None), blocks)
 
 
-def refill(
-    structure: Structure, signature: Signature, request: Request, values: Tensor, out: Any
-) -> None:
+def refill(structure: Structure, request: Request, values: Tensor, out: Any) -> None:
     """Write the entries into an earlier result.
 
     Args:
         structure: Where the entries go.
-        signature: The function.
         request: What the user asked for.
         values: The entries.
         out: The result, of the same tree.
@@ -93,7 +89,7 @@ def refill(
     """
     blocks = pytree.tree_leaves(out)
     places = [where for row in structure.arrangements for where in row]
-    dtypes = [d for _ in structure.arrangements for d in _dtypes(signature, request)]
+    dtypes = structure.dtypes * len(structure.arrangements)
     lines: list[str] = []
     if len(blocks) == len(places):
         for block, where, dtype in zip(blocks, places, dtypes, strict=True):
@@ -105,7 +101,7 @@ def refill(
             "new one:\n" + "\n".join(lines)
         )
     for block, where, dtype in zip(blocks, places, dtypes, strict=True):
-        where.refill(block, values.detach().to(dtype))
+        where.refill(block, _as(values.detach(), dtype))
 
 
 def run_direct(ready: Ready, request: Request, out: Any) -> Any:
@@ -121,9 +117,9 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     Returns:
         The result.
     """
-    structure, signature, program = ready
+    structure, signature, leaves, program = ready
     tell_direct(request.api, program)
-    leaves = [leaf.detach() for leaf in signature.leaves]
+    leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
     where = structure.arrangements[0][0]
     markable = where.layout is torch.sparse_csr and where.take is None and len(leaves) == 1
     if markable and out is not None and _is_marked(out, program):
@@ -134,22 +130,19 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     if out is None:
         out = rebuild(structure, signature, request, values)
     else:
-        refill(structure, signature, request, values, out)
+        refill(structure, request, values, out)
     if markable and isinstance(out, Tensor) and not out.is_inference():
         setattr(out, _MARK, Written(out, program))
     return out
 
 
+def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values if values.dtype == dtype else values.to(dtype)
+
+
 def _is_marked(out: Any, program: Direct) -> bool:
     mark = getattr(out, _MARK, None)
     return isinstance(mark, Written) and mark.holds(out, program)
-
-
-def _dtypes(signature: Signature, request: Request) -> list[torch.dtype]:
-    """Dtype of each block, that of its input."""
-    if request.flat:
-        return [common_dtype(signature.leaves)]
-    return [leaf.dtype for leaf in signature.leaves]
 
 
 def _compare(

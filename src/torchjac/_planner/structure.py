@@ -155,6 +155,7 @@ class Structure:
         found: How it was found.
         outputs: What the function returns, tensors without numbers.
         tree: Their tree.
+        dtypes: Of the columns of the result: one for each input, or one if the result is flat.
         arrangements: For each output and input, where the entries go; one of one if `flat`.
         eps: Coarsest precision in the function.
         floor: Size of the value of the function over that of its inputs: rounding may leave
@@ -174,6 +175,7 @@ class Structure:
     found: Found
     outputs: tuple[Tensor, ...]
     tree: Any
+    dtypes: tuple[torch.dtype, ...]
     arrangements: Sequence[Sequence[Arrangement]]
     eps: float
     floor: float
