@@ -60,7 +60,8 @@ def jacobian(
             ("params.weight"), or an `nn.Module`, for its parameters. None: everything.
         layout: Layout of the result. Sparse ones (`torch.sparse_csr`, `sparse_csc`,
             `sparse_coo`, `sparse_bsr`) are matrices over flattened output and flattened input,
-            computed from a detected pattern; `torchjac.plan` keeps what was found.
+            computed from a detected pattern; `torchjac.plan` keeps what was found, and says what
+            "blocks" is: [B, m, n], the blocks of samples or tokens that do not mix.
         chunk_size: Seeds per pass. None: as many as `memory` allows.
         memory: Most memory for the result, and for a pass beside it: bytes (int), or a fraction
             of what is free (float). None: a fraction of what the machine has free.
@@ -78,7 +79,8 @@ def jacobian(
         ArgumentTypeError: An input or output has a type or dtype without a derivative.
         StrictError: `strict=True` and an output does not depend on an input.
         MemoryBudgetError: The result is larger than the memory budget.
-        LayoutError: No such layout, or a sparse one inside a transform of torch.func.
+        LayoutError: No such layout, a sparse one inside a transform of torch.func, or "blocks"
+            where there are none.
         PatternError: The detected pattern does not hold; nothing is returned then.
 
     Source: Griewank & Walther (2008), Evaluating Derivatives, chapters 3 and 15.

@@ -225,7 +225,10 @@ def plan(
         order: 1 for the Jacobian, 2 for the Hessian.
         layout: Layout of the results: `torch.sparse_csr`, `sparse_csc`, `sparse_coo`,
             `sparse_bsr` or `strided`. Sparse ones are matrices over flattened output and
-            flattened input.
+            flattened input. "blocks" stacks the blocks along the diagonal in a dense tensor
+            [B, m, n]: B is the product of the axes of output and input that never mix (samples,
+            tokens), which `print(plan)` tells, m and n the rest of output and input, raveled.
+            Without such axes it stacks the most equal blocks along the diagonal.
         blocksize: Of blocks of the BSR layout. None: what takes the least memory.
         flat: One matrix over all outputs and all inputs raveled, instead of nested blocks.
         pattern: Entries that can be nonzero, if known, over all outputs and inputs raveled. None:
@@ -264,7 +267,7 @@ def plan(
         ArgumentTypeError: An argument has the wrong type.
         ShapeError: `pattern` does not have the shape of the Jacobian.
         PatternError: `pattern` lacks entries.
-        LayoutError: No such layout.
+        LayoutError: No such layout, or "blocks" where there are none.
         MemoryBudgetError: The result is larger than the memory budget.
 
     Source: Curtis, Powell & Reid (1974), J. Inst. Maths Applics 13; Gebremedhin, Manne & Pothen
@@ -278,6 +281,12 @@ def plan(
     tensor([[2., 1., 0., 0.],
             [0., 3., 2., 0.],
             [0., 0., 4., 3.]])
+
+    The Jacobian of a batch, one block a sample:
+
+    >>> net, batch = torch.nn.Linear(4, 2), torch.ones(8, 4)
+    >>> torchjac.plan(net, batch, layout="blocks")(batch).shape
+    torch.Size([8, 2, 4])
     """
     request = Request(
         "plan",

@@ -106,6 +106,8 @@ def count_tiles(pattern: SparsityPattern, size: tuple[int, int]) -> int:
     2
     """
     (m, n), (height, width) = pattern.shape, size
+    if not pattern.nnz:
+        return 0
     # Rows of a tile follow each other, so that their entries do: tiles by rows, named repeatedly.
     # A counting sort by columns brings equal ones together.
     dtype = index_dtype(pattern.shape, pattern.nnz)

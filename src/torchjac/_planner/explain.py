@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from html import escape
 from math import isinf
 
+import torch
+
 from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY
 from torchjac._evaluate.memory import human
+from torchjac._inputs.checks import BLOCKS
 from torchjac._pattern.separable import separable_axes
 from torchjac._planner.core import Core
 from torchjac._planner.prepare import Given
@@ -13,6 +16,8 @@ from torchjac._planner.structure import Candidate, Structure
 
 _WHAT = {1: "Jacobian", 2: "Hessian"}
 _WIDTH = 14
+# Of results with more blocks than these the shapes of the first ones are told.
+_MOST_SHAPES = 4
 _COLUMNS = (
     ("seeds", 7), ("memory", 10), ("moved", 10), ("Mflop", 7), ("launches", 8), ("once", 7),
     ("predicted", 9),
@@ -40,12 +45,24 @@ def as_html(core: Core) -> str:
 
 def _facts(core: Core) -> list[tuple[str, str]]:
     """Label and text of each line."""
-    request = core.request
     facts = [*_of_pattern(core), *_of_passes(core.main), *_of_program(core)]
-    facts.append(("result", f"{request.layout}{', flat' if request.flat else ''}"))
+    facts.append(("result", _result(core)))
     if core.branches:
         facts.append(("branches", f"{len(core.branches)} more were planned"))
     return [*facts, ("prepared in", _times(core.main))]
+
+
+def _result(core: Core) -> str:
+    """Layout, and the shapes of blocks."""
+    request = core.request
+    parts = [str(request.layout), *(["flat"] if request.flat else [])]
+    for where in [where for row in core.main.arrangements for where in row][:_MOST_SHAPES]:
+        if request.layout == BLOCKS:
+            parts.append(str(tuple(where.shape)))
+        elif request.layout is torch.sparse_bsr:
+            count, height, width = where.stored
+            parts.append(f"{count:,} of {height} × {width}")
+    return ", ".join(parts)
 
 
 def _of_pattern(core: Core) -> Iterator[tuple[str, str]]:
