@@ -321,3 +321,37 @@ def test_hooks_of_all_modules():
     finally:
         handle.remove()
     assert state_of(net).is_complete
+
+
+def test_weights_that_are_nan_are_still_the_same():
+    weight = torch.full((4,), torch.nan)
+    func = lambda x: x * weight  # noqa: E731
+    before = state_of(func)
+    assert before.still_holds(func)
+    weight.data[0] = 1.0
+    assert not before.still_holds(func)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bool])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_one_element_of_a_slice_written_without_a_trace(dtype, count):
+    base = torch.ones(20, dtype=dtype)
+    part = base[3 : 3 + count]
+    assert is_seen(lambda x: x * part, lambda: base.data.__setitem__(2 + count, 0))
+
+
+def test_the_sign_of_a_zero():
+    weight = torch.zeros(2, dtype=torch.float64)
+    assert is_seen(lambda x: x / weight, lambda: weight.data.neg_())
+
+
+def test_a_tensor_that_was_resized_where_it_lies():
+    weight = torch.zeros(8)
+    assert is_seen(lambda x: x * weight.sum(), lambda: weight.resize_(4))
+
+
+def test_conjugates_and_columns():
+    weight = torch.ones(2, 2, dtype=torch.complex64).conj()
+    column = torch.ones(4, 4)[:, 1]
+    assert is_seen(lambda x: x * weight, lambda: weight.data.mul_(2))
+    assert is_seen(lambda x: x * column, lambda: column.data.mul_(2))

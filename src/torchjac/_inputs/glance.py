@@ -63,6 +63,7 @@ def state_of_tensor(tensor: Tensor) -> tuple[Any, ...]:
     """What PyTorch knows of writes to a tensor."""
     return (
         None if tensor.is_inference() else tensor._version,
+        tensor.shape,
         tensor.data_ptr() if tensor.layout is torch.strided else 0,
         tensor.requires_grad,
         tensor.is_leaf and tensor.grad is not None,

@@ -7,7 +7,7 @@ through; where there is one that is not, the state says so.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class State:
         kept: All objects that were seen, held so that no new one takes the number of an old one.
         copies: Tensors and arrays with copies of them: `tensor.data` and arrays that share memory
             can be written to without leaving a mark.
+        bits: Strided tensors among them and their copies as integers, which are compared faster.
         value: What the state was taken of.
         glance: The marks in short.
     """
@@ -36,6 +37,7 @@ class State:
     marks: tuple[Any, ...]
     kept: tuple[Any, ...]
     copies: tuple[tuple[Data, tuple[Data, ...]], ...]
+    bits: tuple[tuple[Tensor, Tensor], ...]
     value: Any
     glance: Glance
 
@@ -50,14 +52,18 @@ class State:
             Whether all marks and numbers are the same.
         """
         if value is self.value and self.is_complete and self.glance.is_same():
-            return self._has_numbers()
+            return self._has_bits()
         now = _walked(value, apart)
         if now.is_complete != self.is_complete or tuple(now.marks) != self.marks:
             return False
-        return self._has_numbers()
-
-    def _has_numbers(self) -> bool:
         return all([_is_copied(data, copies) for data, copies in self.copies])
+
+    def _has_bits(self) -> bool:
+        """Whether all tensors have their numbers, if none of them lies elsewhere by now."""
+        others = [c for c in self.copies if not _is_strided(c[0])]
+        return all([_is_copied(data, copies) for data, copies in others]) and all(
+            [torch.equal(now, then) for now, then in self.bits]
+        )
 
 
 def state_of(value: Any, apart: Sequence[Tensor] = ()) -> State:
@@ -82,7 +88,9 @@ def state_of(value: Any, apart: Sequence[Tensor] = ()) -> State:
     """
     walk = _walked(value, apart)
     copies = tuple([(data, tuple(map(_copy, parts_of(data)))) for data in walk.data])
-    return State(walk.is_complete, tuple(walk.marks), tuple(walk.kept), copies, value, walk.glance)
+    bits = tuple([_as_bits(data, copy) for data, (copy, *_) in copies if _is_strided(data)])
+    marks, kept = tuple(walk.marks), tuple(walk.kept)
+    return State(walk.is_complete, marks, kept, copies, bits, value, walk.glance)
 
 
 def _walked(value: Any, apart: Sequence[Tensor]) -> Walk:
@@ -94,6 +102,22 @@ def _walked(value: Any, apart: Sequence[Tensor]) -> Walk:
 
 def _copy(data: Data) -> Data:
     return data.detach().clone() if isinstance(data, Tensor) else data.copy()
+
+
+def _is_strided(data: Data) -> TypeGuard[Tensor]:
+    return isinstance(data, Tensor) and data.layout is torch.strided
+
+
+def _as_bits(tensor: Tensor, copy: Data) -> tuple[Tensor, Tensor]:
+    """A tensor and its copy as integers in the same memory, in words as long as places allow."""
+    # Bits tell zeros of different sign apart, and find that NaN is still NaN.
+    pair = tensor.detach(), torch.as_tensor(copy)
+    if not all([t.is_contiguous() and not t.is_conj() and not t.is_neg() for t in pair]):
+        return pair
+    size = tensor.element_size()
+    if (tensor.numel() * size) % 8 or (tensor.storage_offset() * size) % 8:
+        return pair
+    return pair[0].view(-1).view(torch.int64), pair[1].view(-1).view(torch.int64)
 
 
 def _is_copied(data: Data, copies: Sequence[Data]) -> bool:
