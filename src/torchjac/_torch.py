@@ -36,6 +36,7 @@ __all__ = [
     "GraphSurvey",
     "TorchDispatchMode",
     "batched",
+    "bytes_after",
     "coarsest_eps",
     "compile_graph",
     "default_device",
@@ -56,6 +57,8 @@ __all__ = [
     "pytree",
     "refuse_compiler",
     "refuse_wrong_batching",
+    "saved_by",
+    "shape_after",
     "slice_argnums",
     "survey_graph",
     "vjp_with_argnums",
@@ -382,6 +385,22 @@ def refuse_wrong_batching(node_names: Set[str]) -> None:
     for name in node_names:
         if name.startswith(_BATCHED_WRONGLY):
             raise NotImplementedError(f"the batching rule of {name} gives wrong numbers")
+
+
+def saved_by(node: Any, name: str) -> Any:
+    """What a node of an autograd graph keeps under `name` for its backward pass."""
+    value = getattr(node, f"_saved_{name}")
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def shape_after(node: Any) -> tuple[int, ...]:
+    """Shape of the first output of the operation behind a node."""
+    return tuple(node._input_metadata[0].shape)
+
+
+def bytes_after(node: Any) -> int:
+    """Bytes of everything that the operation behind a node returned."""
+    return sum([math.prod(m.shape) * m.dtype.itemsize for m in node._input_metadata])
 
 
 def _nodes(outputs: Sequence[Tensor]) -> list[Any]:

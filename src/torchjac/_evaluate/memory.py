@@ -113,12 +113,26 @@ def _materialized(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the user allows: `memory=` and `chunk_size=`."""
+    """What the user allows: `memory=` and `chunk_size=`.
+
+    Attributes:
+        api: Name of the public function, for messages.
+        memory: As the user gave it.
+        chunk_size: As the user gave it.
+        held_bytes: What is held beside the result and the passes.
+        result: What the result is, for messages.
+        remedies: What to do about a result that is too large, besides raising `memory=`.
+    """
 
     api: str
     memory: int | float | None = None
     chunk_size: int | None = None
     held_bytes: int = 0
+    result: str = "the Jacobian"
+    remedies: str = (
+        "differentiate fewer inputs with `wrt=`; use `batch_jacobian` if samples do not mix; or "
+        "take products with `torchjac.functional.jvp` and `vjp`, which never hold it"
+    )
 
     def pass_bytes(self, result_bytes: int, device: torch.device) -> int:
         """Bytes that one pass may take beside the result.
@@ -143,10 +157,8 @@ class Budget:
             beside = int((free - result_bytes) * share)
         if result_bytes > limit:
             raise MemoryBudgetError(
-                f"{self.api}: the Jacobian needs {human(result_bytes)}, more than the memory "
-                f"budget of {human(limit)}. Ways out: raise `memory=`; differentiate fewer inputs "
-                "with `wrt=`; use `batch_jacobian` if samples do not mix; or take products with "
-                "`torchjac.functional.jvp` and `vjp`, which never hold it."
+                f"{self.api}: {self.result} needs {human(result_bytes)}, more than the memory "
+                f"budget of {human(limit)}. Ways out: raise `memory=`; {self.remedies}."
             )
         return max(beside, 1)
 

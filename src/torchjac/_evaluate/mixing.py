@@ -73,27 +73,32 @@ def refuse_if_mixed(api: str, func: Callable[..., Any], tape: Linearized, batch:
         pair = _first_pair(tape, i, output, batch)
         if pair is None:
             continue
-        training = ", ".join(_batch_norms(func, training=True))
-        untracked = ", ".join(_batch_norms(func, training=False))
-        cause = (
+        cause = because_of_batch_norm(func) or (
             f"output {i} of sample {pair[0]} depends on input {pair[1]} of sample {pair[2]}. "
             "Look for a reduction, a normalisation or a reshape over the batch axis, or a wrong "
             + ("`in_dim` or `out_dim`" if api == "batch_jacobian" else "`batch_dim`")
         )
-        if training:
-            cause = (
-                f"batch normalisation in training mode ({training}) uses the mean of the whole "
-                "batch. Call .eval() on the module first"
-            )
-        elif untracked:
-            cause = (
-                f"batch normalisation without running statistics ({untracked}) uses the mean of "
-                "the whole batch. Make it with track_running_stats=True"
-            )
         raise MixedSamplesError(
             f"{api}: the samples are not independent: {cause}. "
             "For the whole Jacobian with its cross terms use `torchjac.jacobian`."
         )
+
+
+def because_of_batch_norm(func: Callable[..., Any]) -> str:
+    """What to say of batch norms that mix samples; empty where `func` holds none."""
+    training = ", ".join(_batch_norms(func, training=True))
+    if training:
+        return (
+            f"batch normalisation in training mode ({training}) uses the mean of the whole "
+            "batch. Call .eval() on the module first"
+        )
+    untracked = ", ".join(_batch_norms(func, training=False))
+    if untracked:
+        return (
+            f"batch normalisation without running statistics ({untracked}) uses the mean of "
+            "the whole batch. Make it with track_running_stats=True"
+        )
+    return ""
 
 
 def _batch_norms(func: Callable[..., Any], *, training: bool) -> Iterator[str]:

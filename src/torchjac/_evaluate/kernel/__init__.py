@@ -1,0 +1,1 @@
+"""The empirical neural tangent kernel, from the structure of layers."""

@@ -1,0 +1,57 @@
+"""Jacobians of samples by parameters whose uses no rule knows: each sample by itself.
+
+The function is evaluated on one sample at a time, all of them batched where PyTorch can, and a
+seed for each output gives the rows.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from torchjac._evaluate.blocks import apply_seeds
+from torchjac._torch import batched
+
+# of_sample(inputs of a batch of one, parameters) -> output of that batch
+OfSample = Callable[[list[Tensor], Sequence[Tensor]], Tensor]
+
+
+def rows_of_samples_alone(
+    of_sample: OfSample,
+    samples: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    stacked: bool,
+) -> list[Tensor]:
+    """Jacobians of samples, one evaluation for each.
+
+    Args:
+        of_sample: The function of a batch of one sample, and of the parameters.
+        samples: Tensors of all samples along axis 0.
+        parameters: What to differentiate by.
+        stacked: Evaluate all samples and seeds together (vmap), or one after the other.
+
+    Returns:
+        For each parameter its rows, shape (outputs, samples, elements of the parameter).
+    """
+
+    def rows(sample: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        def flat(*values: Tensor) -> Tensor:
+            return of_sample([part.unsqueeze(0) for part in sample], values).flatten()
+
+        value, pull, *_ = torch.func.vjp(flat, *parameters)
+        seeds = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+        return apply_seeds(
+            lambda seeds: batched(lambda one: pull(*one), seeds) if stacked else pull(*seeds),
+            [seeds],
+            stacked=stacked,
+        )
+
+    made = apply_seeds(
+        lambda parts: batched(rows, parts) if stacked else rows(parts), samples, stacked=stacked
+    )
+    return [
+        part.transpose(0, 1).reshape(part.shape[1], part.shape[0], parameter.numel())
+        for part, parameter in zip(made, parameters, strict=True)
+        if part is not None
+    ]
