@@ -46,3 +46,18 @@ def test_blocks_of_a_random_pattern_make_the_whole(seed):
             assert piece.pattern == SparsityPattern.from_dense(block)
     places = np.concatenate([p.positions for row in pieces for p in row])
     assert np.array_equal(np.sort(places), np.arange(dense.sum()))
+
+
+def test_random_patterns_are_cut_as_matrices_are():
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        heights, widths = random.integers(0, 5, 3), random.integers(0, 5, 4)
+        mask = random.random((heights.sum(), widths.sum())) < 0.5
+        numbers = np.full(mask.shape, -1)
+        numbers[mask] = np.arange(mask.sum())
+        pieces = cut(SparsityPattern.from_dense(mask), heights, widths)
+        for row, slab in zip(pieces, np.split(numbers, np.cumsum(heights)[:-1]), strict=True):
+            by_hand = np.split(slab, np.cumsum(widths)[:-1], axis=1)
+            for piece, part in zip(row, by_hand, strict=True):
+                assert piece.pattern == SparsityPattern.from_dense(part >= 0)
+                assert piece.positions.tolist() == part[part >= 0].tolist()

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from torchjac._pattern.csr import column_view
 from torchjac._pattern.pattern import Indices, SparsityPattern
 
 
@@ -44,30 +46,25 @@ def cut(
     starts = ends - np.asarray(widths)
     pieces, top = [], 0
     for height in heights:
-        first, last = int(pattern.indptr[top]), int(pattern.indptr[top + height])
+        pointers = pattern.indptr[top : top + height + 1]
+        first, last = int(pointers[0]), int(pointers[-1])
         columns = pattern.indices[first:last]
-        lengths = np.diff(pattern.indptr[top : top + height + 1])
-        rows = np.repeat(np.arange(height), lengths)
-        block = np.searchsorted(ends, columns, side="right")
-        order = np.argsort(block, kind="stable")  # stable: entries stay sorted in each block
-        bounds = np.searchsorted(block[order], np.arange(len(ends) + 1))
-        pieces.append(
-            [
-                _piece(
-                    pattern, (height, int(width)), rows[part], columns[part] - start, part + first
-                )
-                for width, start, part in zip(
-                    widths, starts, np.split(order, bounds[1:-1]), strict=True
-                )
-            ]
-        )
+        # Each entry as one of the input that it belongs to: sorted by these, and by rows in them.
+        owners = np.searchsorted(ends, columns, side="right").astype(columns.dtype)
+        view = column_view((height, len(ends)), pointers - first, owners)
+        row = []
+        for width, start, (begin, end) in zip(
+            widths, starts, pairwise(view.indptr.tolist()), strict=True
+        ):
+            at = view.order[begin:end]
+            shape = height, int(width)
+            row.append(_piece(shape, view.rows[begin:end], columns[at] - start, at + first))
+        pieces.append(row)
         top += height
     return pieces
 
 
-def _piece(
-    whole: SparsityPattern, shape: tuple[int, int], rows: Indices, columns: Indices, at: Indices
-) -> Piece:
-    indptr = np.zeros(shape[0] + 1, dtype=whole.indptr.dtype)
+def _piece(shape: tuple[int, int], rows: Indices, columns: Indices, at: Indices) -> Piece:
+    indptr = np.zeros(shape[0] + 1, dtype=rows.dtype)
     np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
-    return Piece(SparsityPattern(shape, indptr, columns.astype(whole.indices.dtype)), at)
+    return Piece(SparsityPattern(shape, indptr, columns.astype(rows.dtype)), at)

@@ -1,7 +1,7 @@
 """Cut a pattern into equal tiles, the blocks of the BSR layout, of which some hold no entry."""
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 from scipy import sparse
@@ -68,16 +68,24 @@ def choose_blocksize(pattern: SparsityPattern) -> tuple[int, int]:
     >>> choose_blocksize(SparsityPattern.from_dense(np.kron(np.eye(3), np.ones((2, 4)))))
     (2, 4)
     """
-    best, least = (1, 1), 2 * pattern.nnz + pattern.shape[0]
+    best, least = (1, 1), _taken(pattern, (1, 1), pattern.nnz)
     if not pattern.nnz:
         return best
-    for height, width in sorted(_candidates(pattern)):
-        size = height * width
-        count = count_tiles(pattern, (height, width))
-        taken = count * (size + 1) + pattern.shape[0] // height
-        if taken <= least and count * size < 2 * pattern.nnz:
-            best, least = (height, width), taken
+    # The largest ones first, since full ones leave nothing to be found by smaller ones.
+    for size in sorted(_candidates(pattern), key=lambda size: (prod(size), size), reverse=True):
+        if _taken(pattern, size, pattern.nnz / prod(size)) > least:
+            continue
+        count = count_tiles(pattern, size)
+        taken = _taken(pattern, size, count)
+        is_better = taken < least or (taken == least and best == (1, 1))
+        if is_better and count * prod(size) < 2 * pattern.nnz:
+            best, least = size, taken
     return best
+
+
+def _taken(pattern: SparsityPattern, size: tuple[int, int], count: float) -> float:
+    """Numbers that are stored: values, a column for each tile, pointers."""
+    return count * (prod(size) + 1) + pattern.shape[0] // size[0]
 
 
 def _candidates(pattern: SparsityPattern) -> set[tuple[int, int]]:
@@ -115,7 +123,7 @@ def count_tiles(pattern: SparsityPattern, size: tuple[int, int]) -> int:
     columns = (pattern.indices // width).astype(dtype, copy=False)
     ones = np.ones(pattern.nnz, dtype=np.int8)
     view = sparse.csr_array((ones, columns, starts), shape=(m // height, n // width)).tocsc()
-    change = np.flatnonzero(np.diff(view.indices))  # of the row, between one entry and the next
-    ends = view.indptr[1:-1]
-    ends = ends[(ends > 0) & (ends < pattern.nnz)] - 1
-    return len(np.union1d(change, ends)) + 1
+    is_new = np.ones(pattern.nnz, dtype=bool)  # another row than that of the entry before
+    is_new[1:] = view.indices[1:] != view.indices[:-1]
+    is_new[view.indptr[:-1][np.diff(view.indptr) > 0]] = True
+    return int(np.count_nonzero(is_new))
