@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
+from operator import getitem
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -414,27 +415,64 @@ def _nodes(outputs: Sequence[Tensor]) -> list[Any]:
     return nodes
 
 
-def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """A graph of operators compiled for tensors like `examples`, without guards on them.
+def compile_graph(
+    graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int
+) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """A graph of operators compiled for tensors like `examples`, with nothing around it.
+
+    What PyTorch puts around compiled code (guards, trees, views, the grad mode) takes longer than
+    a small program does. A graph of operators that writes to nothing needs none of it.
 
     Args:
-        graph: Takes tensors, returns one.
+        graph: Takes tensors, returns a list of them, and holds none; changed by this.
         examples: What it will be called with: shapes, strides, dtypes and devices.
+        parallel_from: Loops of fewer steps run in one thread.
 
     Returns:
-        What runs it.
+        What runs it: takes the inputs as a list, which it empties, and returns the outputs. The
+        inputs have to lie as the examples do, which is not looked at.
 
     Raises:
         Exception: The compiler failed, or there is none.
     """
-    inductor = import_module("torch._inductor")
-    copy = torch.fx.Graph()  # the compiler writes to the graph that it gets
-    copy.output(copy.graph_copy(graph.graph, {}))
-    with torch.no_grad(), warnings.catch_warnings():
+    inductor = import_module("torch._inductor.compile_fx")
+    lowering = import_module("torch._inductor.lowering")
+    # What is compiled without an environment of sizes is not kept on disk.
+    shapes = import_module("torch.fx.experimental.symbolic_shapes").ShapeEnv()
+    fake = import_module("torch._subclasses").FakeTensorMode(shape_env=shapes, static_shapes=True)
+    steps = max(1, parallel_from // torch.get_num_threads())
+    made = []
+
+    def innermost(graph: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+        # Only what is called in other libraries may lie elsewhere than the compiler believes.
+        known = [_is_generated(n, lowering) for n in graph.graph.nodes if n.op == "call_function"]
+        with import_module("torch._inductor.config").patch(size_asserts=not all(known)):
+            made.append(inductor.compile_fx_inner(graph, *args, **kwargs))
+        return made[-1]
+
+    # What is kept of whole compilations comes with all that is around them.
+    whole = import_module("torch._functorch.config").patch(enable_autograd_cache=False)
+    lock = import_module("torch._dynamo.convert_frame").compile_lock
+    guards = import_module("torch._guards")
+    tracing = guards.tracing(guards.TracingContext(fake))
+    with lock, whole, tracing, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = inductor.compile(torch.fx.GraphModule(graph, copy), list(examples))
-    return lambda *leaves: _only(compiled(*leaves))
+        inductor.compile_fx(
+            graph,
+            [example.detach() for example in examples],
+            inner_compile=innermost,
+            config_patches={"cpp.min_chunk_size": steps},
+        )
+    return made[-1].current_callable
 
 
-def _only(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple | list) else result
+def _is_generated(node: torch.fx.Node, lowering: Any) -> bool:
+    """Whether the compiler itself writes the loops of an operation, and lays out its result."""
+    target = node.target
+    if target is getitem:
+        return True
+    return (
+        target in lowering.lowerings
+        and target not in lowering.fallbacks
+        and "convolution" not in str(target)
+    )

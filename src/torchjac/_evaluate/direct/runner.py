@@ -1,16 +1,18 @@
 """Run an emitted program: replayed operation by operation, or compiled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch.autograd.graph import increment_version
 
+from torchjac._evaluate.direct.compiled import Run, compiled
 from torchjac._evaluate.direct.emit import DirectProgram
-from torchjac._torch import compile_graph
 
 REPLAY, INDUCTOR = "replay", "inductor"
-Run = Callable[..., Tensor]
+aten = torch.ops.aten
 
 
 @dataclass(eq=False)
@@ -21,13 +23,15 @@ class Direct:
         program: The operations.
         backend: "replay" or "inductor".
         examples: Tensors like the inputs, for the compiler.
+        api: Name of the public function, for messages.
     """
 
     program: DirectProgram
     backend: str
     examples: tuple[Tensor, ...]
+    api: str = "plan"
     _whole: Run | None = field(default=None, init=False, repr=False)
-    _varying: Run | None = field(default=None, init=False, repr=False)
+    _storing: Run | None = field(default=None, init=False, repr=False)
 
     def nonzeros(self, leaves: Sequence[Tensor]) -> Tensor:
         """All nonzeros, in CSR order.
@@ -39,8 +43,8 @@ class Direct:
             Shape (nnz,), new memory.
         """
         if self._whole is None:
-            self._whole = self._runner(self.program.whole)
-        return self._whole(*leaves)
+            self._whole = self._runner(self.program.whole, self.examples)
+        return self._whole(leaves)
 
     def refill(self, nonzeros: Tensor, leaves: Sequence[Tensor]) -> None:
         """Write those that depend on x over those of another x.
@@ -49,24 +53,96 @@ class Direct:
             nonzeros: All of them, as `nonzeros` returned them; written to.
             leaves: x.
         """
-        program = self.program
-        if program.varying is None:
+        varying = self.program.varying
+        if varying is None:
             return
-        if self._varying is None:
-            self._varying = self._runner(program.varying)
-        values = self._varying(*leaves)
-        if program.targets is None:
-            nonzeros.copy_(values)
-        elif isinstance(program.targets, slice):
-            nonzeros[program.targets].copy_(values)
-        else:
-            nonzeros.index_copy_(0, program.targets, values)
+        if not nonzeros.is_contiguous():
+            nonzeros.copy_(self.nonzeros(leaves))
+            return
+        if self._storing is None:
+            examples = (torch.zeros_like(nonzeros), *self.examples)
+            self._storing = self._runner(storing(varying, self.program.targets), examples)
+        self._storing([nonzeros, *leaves])
+        if self.backend == INDUCTOR:  # autograd has to hear of it
+            increment_version(nonzeros)
 
-    def _runner(self, graph: fx.GraphModule) -> Run:
+    def differentiable(self, leaves: Sequence[Tensor]) -> Tensor:
+        """All nonzeros, in CSR order, for autograd to differentiate as often as wanted.
+
+        Derivatives are those of the operations of the program, which need not be those of the
+        function that it was emitted for, where that hides something from autograd.
+
+        Args:
+            leaves: x.
+
+        Returns:
+            Shape (nnz,), with a graph.
+        """
+        if self.backend == REPLAY:
+            return self.program.whole(*leaves)
+        return _Differentiable.apply(self, *leaves)
+
+    def _runner(self, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
         if self.backend == INDUCTOR:
-            return compile_graph(graph, self.examples)
-        return graph.forward
+            return compiled(self.api, graph, examples)
+        forward = graph.forward
+        return lambda leaves: forward(*leaves)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which belongs to this process."""
-        return dict(self.__dict__, _whole=None, _varying=None)
+        return dict(self.__dict__, _whole=None, _storing=None)
+
+
+def storing(varying: fx.GraphModule, targets: Tensor | slice | None) -> fx.GraphModule:
+    """The program that writes the nonzeros that vary over those of another x.
+
+    Args:
+        varying: Takes the inputs, returns these nonzeros.
+        targets: Their places among all, None if they are all.
+
+    Returns:
+        Takes all nonzeros, which it writes to, and the inputs.
+    """
+    root, graph = torch.nn.Module(), fx.Graph()
+    nonzeros = graph.placeholder("nonzeros")
+    values: Any = graph.graph_copy(varying.graph, {})
+    for name, constant in varying.named_buffers():
+        root.register_buffer(name, constant)
+    if isinstance(targets, Tensor):
+        root.register_buffer("targets", targets)
+        target = graph.get_attr("targets")
+        written = graph.call_function(aten.index_copy_.default, (nonzeros, 0, target, values))
+    else:
+        place = nonzeros
+        if targets is not None:
+            bounds = (targets.start, targets.stop, targets.step)
+            place = graph.call_function(aten.slice.Tensor, (nonzeros, 0, *bounds))
+        written = graph.call_function(aten.copy_.default, (place, values))
+    graph.output(written)
+    return fx.GraphModule(root, graph)
+
+
+class _Differentiable(torch.autograd.Function):
+    """A compiled program, whose derivative is that of the same program replayed."""
+
+    @staticmethod
+    def forward(ctx: Any, direct: Direct, *leaves: Tensor) -> Tensor:
+        ctx.direct = direct
+        ctx.save_for_backward(*leaves)
+        return direct.nonzeros([leaf.detach() for leaf in leaves])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        leaves, again = ctx.saved_tensors, torch.is_grad_enabled()
+        if not again:
+            leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
+        live = [leaf for leaf in leaves if leaf.requires_grad]
+        with torch.enable_grad():
+            nonzeros = ctx.direct.program.whole(*leaves)
+            found: Sequence[Tensor | None] = [None] * len(live)
+            if nonzeros.requires_grad:
+                found = torch.autograd.grad(
+                    nonzeros, live, *cotangents, create_graph=again, allow_unused=True
+                )
+        gradients = iter(found)
+        return None, *[next(gradients) if leaf.requires_grad else None for leaf in leaves]
