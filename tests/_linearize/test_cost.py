@@ -49,3 +49,13 @@ def test_the_work_of_products_in_a_program():
     x = torch.ones(4, 5, dtype=torch.float64)
     program = program_of(lambda x: MATRIX @ x, x)
     assert cost_of(program, 2).work - cost_of(program, 1).work >= 2 * 3 * 4 * 5
+
+
+def test_the_work_of_an_operation_with_several_results():
+    x, w = torch.ones(1, 2, 8, dtype=torch.float64), torch.ones(3, 2, 3, dtype=torch.float64)
+
+    def loss(w):
+        return torch.func.grad(lambda v: torch.nn.functional.conv1d(x, v).square().sum())(w)
+
+    # Forward over reverse: of the gradient of a convolution by its kernel, which alone is used.
+    assert cost_of(program_of(loss, w)).work >= 3 * 2 * 3 * (2 * 3 * 6)
