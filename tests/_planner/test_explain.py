@@ -30,9 +30,7 @@ def test_the_text_of_a_plan():
     assert "coloring      Coloring 11 × 12, column: 2 colors" in text
     assert "passes        2 seeds, all at once, forward-mode/vmap" in text
     assert re.search(rf"prepared in   trace {TIME}, pattern {TIME}, coloring {TIME}\n", text)
-    assert re.search(
-        rf"-> *columns by forward mode +2 +\d+ B +.*{TIME}  column", text
-    )
+    assert re.search(rf"-> *columns by forward mode +2 +\d+ B +.*{TIME}  column", text)
     assert re.search(r"dense, reverse-mode +11 ", text)
     assert "SparsityPattern 11 × 12, 22 entries" in text
     assert "⢦" in text
@@ -80,7 +78,7 @@ def test_a_hessian_is_called_one():
     ("backend", "words"), [("replay", "run one by one"), ("inductor", "compiled")]
 )
 def test_a_program_is_counted_and_passes_are_said_to_be_replaced(backend, words, monkeypatch):
-    monkeypatch.setattr(runner, "compile_graph", lambda graph, examples: graph.forward)
+    monkeypatch.setattr(runner, "compiled", lambda _, graph, __: lambda xs: graph.forward(*xs))
     text = str(torchjac.plan(chain, X, backend=backend))
     assert re.search(rf"program       \d+ operations, {words}; in place of the passes", text)
     assert re.search(rf"->direct, {backend} +- ", text)

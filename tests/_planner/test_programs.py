@@ -1,5 +1,7 @@
 """Which program is made, for how many evaluations, and which is kept."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def speeds(monkeypatch):
     known = {"machine": FAST}
     monkeypatch.setattr(programs, "machine_of", lambda device: known["machine"])
     monkeypatch.setattr(programs, "learn", lambda device, **seconds: None)
-    monkeypatch.setattr(runner, "compile_graph", lambda graph, *_, **__: graph.forward)
+    monkeypatch.setattr(runner, "compiled", lambda _, graph, __: lambda xs: graph.forward(*xs))
     return known
 
 
@@ -30,7 +32,8 @@ def timed(monkeypatch, **seconds):
     """Say how long programs take: by their backend."""
 
     def measured(run, like):
-        return seconds[run.__closure__[0].cell_contents.backend]
+        is_passes = isinstance(run, partial)
+        return 1.0 if is_passes else seconds[run.__closure__[0].cell_contents.backend]
 
     monkeypatch.setattr(programs, "_seconds", measured)
 
@@ -69,10 +72,10 @@ def test_a_program_is_not_compiled_where_that_does_not_pay(speeds, monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_replayed_and_said(monkeypatch):
-    def fails(graph, *args, **options):
+    def fails(api, graph, examples):
         raise RuntimeError("no compiler\nfound")
 
-    monkeypatch.setattr(runner, "compile_graph", fails)
+    monkeypatch.setattr(runner, "compiled", fails)
     plan = torchjac.plan(chain, X, tune=True)
     compiled = next(c for c in plan.candidates if c.name == "direct, inductor")
     assert compiled.note == "not possible: no compiler"
@@ -91,6 +94,12 @@ def test_tuning_keeps_the_fastest_of_all(monkeypatch):
     assert torchjac.plan(chain, X, tune=True).method.startswith(("columns", "rows"))
     timed(monkeypatch, replay=1e3, inductor=1e-9)
     assert torchjac.plan(chain, X, tune=True).method == "direct, inductor"
+
+
+def test_passes_are_timed_too(monkeypatch):
+    timed(monkeypatch, replay=2.0, inductor=3.0)
+    plan = torchjac.plan(chain, X, tune=True)
+    assert next(c for c in plan.candidates if c.is_chosen).predicted_s == 1.0
 
 
 def test_what_was_spent_once_counts_with_the_uses(monkeypatch):

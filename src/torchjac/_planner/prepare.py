@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from torchjac._planner.apply import (
     Entries,
     find_suspects,
     measured_chunks,
+    planned_chunks,
     take_entries,
     tell,
 )
@@ -122,7 +124,7 @@ def prepare(
         strides=tuple([x.stride() for x in leaves]) if by_place else None,
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
-    structure = _finished(structure, request, seen, leaves, entries.values.detach())
+    structure = _finished(structure, request, seen, passes, entries.values.detach())
     return Prepared(structure, passes, entries)
 
 
@@ -136,11 +138,12 @@ def _finished(
     structure: Structure,
     request: Request,
     seen: Detection | None,
-    leaves: Sequence[Tensor],
+    passes: Passes,
     values: Tensor,
 ) -> Structure:
     """The structure with what makes later calls faster, where it holds for every x."""
-    if seen is None or seen.scope != "global" or structure.scheme is None:
+    scheme = structure.scheme
+    if seen is None or seen.scope != "global" or scheme is None:
         return structure
     if seen.is_constant:
         return replace(structure, constant=values)
@@ -151,7 +154,18 @@ def _finished(
     structure = replace(structure, candidates=tuple(costs))
     if request.backend == EAGER or structure.is_stateful or seen.program.reads:
         return structure
-    return with_programs(request, structure, seen, leaves, values)
+    again = partial(_again, scheme, request, passes)
+    return with_programs(request, structure, seen, passes.signature.leaves, values, again)
+
+
+def _again(scheme: Scheme, request: Request, passes: Passes) -> Tensor:
+    """The entries by passes once more, as a plan computes them, the tape included."""
+    leaves = passes.signature.leaves
+    signature = passes.signature._replace(call=passes.signature.recall)
+    chunks = [planned_chunks(side, request, leaves[0].device) for side in scheme.sides]
+    with passes.state.replayed(), torch.enable_grad():
+        fresh = replace(passes, signature=signature, tape=None, value=None)
+        return take_entries(scheme, fresh, chunks, certified=False).values
 
 
 def _find(

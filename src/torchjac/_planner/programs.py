@@ -20,8 +20,8 @@ from torchjac._planner.structure import Candidate, Request, Structure
 from torchjac.errors import FallbackWarning
 
 AUTO, EAGER = "auto", "eager"
-# Times are taken so often; the least counts, for others run beside us.
-REPEATS = 3
+# Times are taken at least so often, and then so long or so often; the least counts.
+REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
 # Rounding that two ways to compute may differ by, in units of the precision.
 ROUNDING_UNITS = 1e5
 
@@ -35,6 +35,7 @@ class _Site(NamedTuple):
         seen: The linear program and its pattern.
         leaves: x.
         values: The entries there, from passes.
+        by_passes: Computes them again.
     """
 
     request: Request
@@ -42,6 +43,7 @@ class _Site(NamedTuple):
     seen: Detection
     leaves: Sequence[Tensor]
     values: Tensor
+    by_passes: Callable[[], Tensor]
 
 
 class _Made(NamedTuple):
@@ -57,6 +59,7 @@ def with_programs(
     seen: Detection,
     leaves: Sequence[Tensor],
     values: Tensor,
+    by_passes: Callable[[], Tensor],
 ) -> Structure:
     """The structure with an emitted program, if that is possible and cheaper than passes.
 
@@ -69,19 +72,21 @@ def with_programs(
         seen: The linear program and its pattern.
         leaves: x.
         values: The entries there, from passes.
+        by_passes: Computes them again.
 
     Returns:
         The structure, some candidates richer.
     """
     began = perf_counter()
-    site = _Site(request, structure, seen, leaves, values)
-    passes = next(c for c in structure.candidates if c.is_chosen)
+    site = _Site(request, structure, seen, leaves, values, by_passes)
+    planned = next(c for c in structure.candidates if c.is_chosen)
+    passes = replace(planned, predicted_s=_seconds(by_passes, values)) if request.tune else planned
     made = _programs(site, passes)
     ready = [m for m in made if m.direct is not None]
     if request.backend == AUTO:
         ready.append(_Made(None, passes))
     best = min(ready, key=lambda m: _total_s(m.candidate, request), default=_Made(None, passes))
-    others = [c for c in structure.candidates if c is not passes]
+    others = [c for c in structure.candidates if c is not planned]
     candidates = [
         replace(c, is_chosen=c is best.candidate)
         for c in (*[m.candidate for m in made], passes, *others)
@@ -116,7 +121,7 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
         learn(device, emit_s=once_s / max(len(site.seen.program.nodes), 1))
     if request.backend not in (AUTO, REPLAY):
         return [_compiled(site, program, once_s)]
-    replayed = _tried(site, Direct(program, REPLAY, tuple(site.leaves)), once_s)
+    replayed = _tried(site, Direct(program, REPLAY, tuple(site.leaves), request.api), once_s)
     if request.backend == REPLAY or replayed.direct is None:
         return [replayed]
     best_s = min(replayed.candidate.predicted_s, passes.predicted_s)
@@ -175,7 +180,7 @@ def _emitted(site: _Site) -> DirectProgram | _Made:
 def _compiled(site: _Site, program: DirectProgram, once_s: float) -> _Made:
     """The program compiled; where that fails and nothing else was asked for, replayed."""
     leaves = tuple(site.leaves)
-    direct = Direct(program, INDUCTOR, leaves)
+    direct = Direct(program, INDUCTOR, leaves, site.request.api)
     began = perf_counter()
     try:
         with torch.no_grad():
@@ -190,7 +195,7 @@ def _compiled(site: _Site, program: DirectProgram, once_s: float) -> _Made:
             "backend='inductor'.",
             FallbackWarning,
         )
-        return _tried(site, Direct(program, REPLAY, leaves), once_s)
+        return _tried(site, Direct(program, REPLAY, leaves, site.request.api), once_s)
     compile_s = perf_counter() - began
     learn(site.values.device, compile_s=compile_s / max(program.operations, 1))
     return _tried(site, direct, once_s + compile_s)
@@ -234,9 +239,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _seconds(run: Callable[[], Tensor], like: Tensor) -> float:
-    times = []
+    times: list[float] = []
     with torch.no_grad():
-        for _ in range(REPEATS):
+        while len(times) < REPEATS or (sum(times) < REPEATED_S and len(times) < MOST_REPEATS):
             began = perf_counter()
             run()
             if like.is_cuda:
