@@ -52,6 +52,7 @@ __all__ = [
     "inside_transform",
     "is_wrapped",
     "jvp_with_argnums",
+    "lazy_copy",
     "load_jvp_decompositions",
     "outside_modes",
     "push_forward",
@@ -111,6 +112,21 @@ def is_wrapped(tensor: Tensor) -> bool:
 def has_numbers(tensor: Tensor) -> bool:
     """Whether `tensor` is an ordinary one, not of a subclass (fake ones, proxies) nor on meta."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta
+
+
+def lazy_copy(tensor: Tensor) -> Tensor:
+    """A copy that shares memory until somebody writes to one of the two, or may do so unseen.
+
+    NumPy, DLPack and `data_ptr` get memory of their own. The first copy of a tensor marks its
+    memory as shared, and may not be made in several threads at once.
+
+    Args:
+        tensor: With memory of its own, not a view.
+
+    Returns:
+        The copy.
+    """
+    return torch._lazy_clone(tensor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def refuse_compiler() -> None:

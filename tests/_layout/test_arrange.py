@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchjac._layout.arrange import arrange
+from torchjac._layout.arrange import arrange, index_tensors
 from torchjac._layout.cut import Piece, cut
 from torchjac._layout.tiles import choose_blocksize
 from torchjac._pattern.pattern import SparsityPattern
@@ -47,6 +47,27 @@ def test_other_values_take_the_place_of_the_first(layout):
     assert arrangement.fits(tensor)
     arrangement.refill(tensor, -VALUES)
     assert torch.equal(tensor.to_dense(), -EXPECTED)
+
+
+@pytest.mark.parametrize("numpy", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_index_tensors_of_a_result_may_be_written_to(layout, numpy):
+    arrangement = made(layout)
+    first, second = arrangement.assemble(VALUES), arrangement.assemble(VALUES)
+    for index in index_tensors(second):
+        (index.numpy() if numpy else index)[...] = 0
+    assert torch.equal(first.to_dense(), EXPECTED)
+    assert torch.equal(arrangement.assemble(VALUES).to_dense(), EXPECTED)
+    assert arrangement.fits(first)
+    assert not arrangement.fits(second)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_results_share_the_memory_of_index_tensors_that_nobody_writes_to(layout):
+    arrangement = made(layout)
+    tensor = arrangement.assemble(VALUES)
+    assert all(map(torch._C._is_cow_tensor, index_tensors(tensor)))
+    assert torch.equal(index_tensors(tensor)[0], arrangement.indices[0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,8 +1,9 @@
 """Where the entries of a pattern go in a tensor of one layout, decided once and used often.
 
 Every layout is the same work: take the values in the order the layout stores them, and put them
-beside index tensors that were made before. The index tensors are shared by all results. Where the
-order is regular the values are taken as a view: those of a full matrix are the matrix.
+beside index tensors that were made before. All results share the memory of the index tensors until
+somebody writes to them. Where the order is regular the values are taken as a view: those of a full
+matrix are the matrix.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torchjac._layout.slices import Slices, as_slices
 from torchjac._layout.tiles import choose_blocksize, tiled
 from torchjac._pattern.pattern import Indices
 from torchjac._pattern.separable import DiagonalBlocks
+from torchjac._torch import lazy_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,6 @@ class Arrangement:
         take: Number of the entry that each stored value is, None if they are stored in order.
         is_padded: Whether zeros are stored too: `take` counts from one, and 0 means such a zero.
         stored: Shape of the stored values.
-        origin: What `indices` were made of, in memory that no result has.
         put: Where the stored values go in a tensor of zeros, None if they are the whole tensor.
     """
 
@@ -41,16 +42,7 @@ class Arrangement:
     take: Tensor | Slices | None
     is_padded: bool
     stored: tuple[int, ...]
-    origin: tuple[Indices, ...] = ()
     put: Tensor | Slices | None = None
-
-    @property
-    def places(self) -> tuple[Tensor, ...]:
-        """The index tensors, copies of them once NumPy may write to those that results have."""
-        # SciPy's matrices sort and remove indices in place, in arrays that share memory.
-        if all([t.untyped_storage().resizable() for t in self.indices]):
-            return self.indices
-        return tuple([_tensor(array, self.indices[0].device) for array in self.origin])
 
     def assemble(self, values: Tensor) -> Tensor:
         """The tensor with these values, differentiable in them.
@@ -66,14 +58,14 @@ class Arrangement:
             if self.put is None:
                 return kept
             return self._spread(kept, kept.new_zeros(self.shape))
-        places = self.places
+        index = lazy_copy(self.indices[0])
         if self.layout is torch.sparse_coo:
             return torch.sparse_coo_tensor(
-                places[0], kept, self.shape, is_coalesced=True, check_invariants=False
+                index, kept, self.shape, is_coalesced=True, check_invariants=False
             )
         return torch.sparse_compressed_tensor(
-            places[0],
-            places[1],
+            index,
+            lazy_copy(self.indices[1]),
             kept,
             self.shape,
             layout=self.layout,
@@ -119,7 +111,7 @@ class Arrangement:
             return out.is_contiguous()
         if self.layout is torch.sparse_coo and not out.is_coalesced():
             return False
-        return all(map(torch.equal, self.places, index_tensors(out)))
+        return all(map(torch.equal, self.indices, index_tensors(out)))
 
     def _spread(self, kept: Tensor, zeros: Tensor) -> Tensor:
         """`zeros`, which is contiguous, after the values were put into it."""
@@ -192,9 +184,8 @@ def _in_lines(piece: Piece, layout: torch.layout, device: torch.device) -> Arran
         index = (pattern.indptr, pattern.indices)
     else:
         index = (np.stack([pattern.rows, pattern.indices]),)
-    tensors = tuple([_tensor(array, device) for array in index])
     take = _taken(positions, device)
-    return Arrangement(layout, pattern.shape, tensors, take, False, (pattern.nnz,), index)
+    return Arrangement(layout, pattern.shape, _shared(index, device), take, False, (pattern.nnz,))
 
 
 def _in_tiles(piece: Piece, device: torch.device, blocksize: tuple[int, int]) -> Arrangement:
@@ -203,15 +194,13 @@ def _in_tiles(piece: Piece, device: torch.device, blocksize: tuple[int, int]) ->
     take, is_padded = tiles.entries, bool((tiles.entries < 0).any())
     if piece.positions is not None:
         take = np.where(take < 0, -1, piece.positions[take]) if is_padded else piece.positions[take]
-    index = tiles.indptr, tiles.columns
     return Arrangement(
         torch.sparse_bsr,
         piece.pattern.shape,
-        tuple([_tensor(array, device) for array in index]),
+        _shared((tiles.indptr, tiles.columns), device),
         _tensor(take + 1, device) if is_padded else _taken(take, device),
         is_padded,
         (len(tiles.columns), *blocksize),
-        index,
     )
 
 
@@ -247,6 +236,14 @@ def _taken(positions: Indices | None, device: torch.device) -> Tensor | Slices |
     """How to take the values at these positions: as they are, as a view, or gathered."""
     slices = None if positions is None else as_slices(positions)
     return slices or (None if positions is None else _tensor(positions, device))
+
+
+def _shared(arrays: Sequence[Indices], device: torch.device) -> tuple[Tensor, ...]:
+    """Index tensors, ready to be copied lazily in any thread."""
+    tensors = tuple([_tensor(array, device) for array in arrays])
+    for tensor in tensors:
+        lazy_copy(tensor)
+    return tensors
 
 
 def _tensor(array: Indices, device: torch.device) -> Tensor:
