@@ -300,3 +300,12 @@ def test_ten_million_entries_without_an_object_each() -> None:
     assert pattern.components.count == 1
     assert len(str(pattern)) < 3000
     assert len(pattern._repr_html_()) < 20_000
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 5), (5, 1), (1, 1)])
+def test_columns_of_a_matrix_without_zeros(shape):
+    pattern = SparsityPattern.from_dense(np.ones(shape))
+    numbers = np.arange(shape[0] * shape[1]).reshape(shape)
+    assert pattern.csc.order.tolist() == numbers.T.ravel().tolist()
+    assert SparsityPattern.from_dense(np.ones(shape[::-1])) == pattern.T
+    assert pattern.csc.rows.dtype == pattern.csc.indptr.dtype == pattern.indices.dtype

@@ -73,6 +73,15 @@ def column_view(shape: Shape, indptr: Indices, indices: Indices) -> ColumnView:
     return ColumnView(starts, rows, matrix.data)
 
 
+def full_column_view(shape: Shape, dtype: DTypeLike) -> ColumnView:
+    """That of a matrix without zeros: its transposed numbers, without sorting."""
+    m, n = shape
+    order = np.arange(m * n, dtype=dtype).reshape(m, n).T.reshape(-1)
+    return ColumnView(
+        np.arange(0, m * n + 1, m, dtype=dtype), np.tile(np.arange(m, dtype=dtype), n), order
+    )
+
+
 def first_and_last(indptr: Indices, indices: Indices) -> tuple[Indices, Indices, Indices]:
     """Rows that hold an entry, and the first and the last column of each of them."""
     occupied = np.flatnonzero(indptr[1:] > indptr[:-1])

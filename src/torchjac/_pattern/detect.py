@@ -80,16 +80,22 @@ def detect(signature: Signature, scope: str = "global") -> Detection:
     began = perf_counter()
     reading = walk(program, scope)
     pattern = _joined(signature.api, program, reading.results, outputs)
-    varying = _joined(signature.api, program, reading.varying, outputs)
+    constant = np.zeros(pattern.nnz, bool)
+    if _entries(reading.varying) < pattern.nnz:
+        constant = _not_in(_joined(signature.api, program, reading.varying, outputs), pattern)
     return Detection(
         pattern,
-        _not_in(varying, pattern),
+        constant,
         program,
         scope,
         reading.opaque_ops,
         reading.dense_ops,
         perf_counter() - began,
     )
+
+
+def _entries(results: Sequence[IndexSets | None]) -> int:
+    return sum([sets.entries for sets in results if sets is not None])
 
 
 def _joined(
@@ -104,7 +110,7 @@ def _joined(
         targets = [tuple(output.shape) for output in outputs]
     counts = [prod(shape) for shape in targets]
     size = sum([prod(program.values[n].shape) for n in program.tangents])
-    entries = sum([sets.entries for sets in results if sets is not None])
+    entries = _entries(results)
     if entries > MOST_ENTRIES:
         raise MemoryBudgetError(
             f"{api}: the Jacobian, shape ({sum(counts)}, {size}) or transposed, has {entries:,} "
@@ -115,7 +121,9 @@ def _joined(
         sp.csr_array((count, size), dtype=bool) if sets is None else sets.rows()
         for sets, count in zip(results, counts, strict=True)
     ]
-    matrix: Any = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, size), dtype=bool)
+    matrix: Any = sp.csr_array((0, size), dtype=bool)
+    if rows:
+        matrix = rows[0] if len(rows) == 1 else sp.vstack(rows, format="csr")
     if program.direction == "vjp":
         matrix = matrix.T.tocsr()
     matrix.sort_indices()
@@ -124,8 +132,6 @@ def _joined(
 
 def _not_in(part: SparsityPattern, whole: SparsityPattern) -> NDArray[np.bool_]:
     """For each entry of `whole` whether `part`, which lies within it, lacks it."""
-    if part.nnz == whole.nnz:
-        return np.zeros(whole.nnz, bool)
     width = whole.shape[1]
     keys = whole.rows.astype(np.int64) * width + whole.indices
     found = part.rows.astype(np.int64) * width + part.indices

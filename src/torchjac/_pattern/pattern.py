@@ -198,6 +198,8 @@ class SparsityPattern:
     @cached_property
     def csc(self) -> ColumnView:
         """The same entries column by column, with their order."""
+        if self.nnz and self.nnz == self.shape[0] * self.shape[1]:
+            return csr.full_column_view(self.shape, self.indices.dtype)
         return csr.column_view(self.shape, self.indptr, self.indices)
 
     @cached_property

@@ -102,9 +102,8 @@ class IndexSets:
 
     def rows(self) -> Table:
         """A row for every element, in order: CSR, shape (elements, input elements)."""
-        rows = self.table[self.of.ravel()]
-        rows.sort_indices()
-        return rows
+        self.table.sort_indices()  # sets that many elements share are sorted once
+        return self.table[self.of.ravel()]
 
 
 def identity(shape: tuple[int, ...], start: int, size: int) -> IndexSets:
