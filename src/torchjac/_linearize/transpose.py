@@ -15,17 +15,14 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.linearize import agree
-from torchjac._linearize.plain import plain
-from torchjac._linearize.program import LinearProgram, Node, Ref, Value, dependents, map_refs
-from torchjac._linearize.record import Outside, Recorder, is_random
+from torchjac._linearize.program import LinearProgram, dependents
+from torchjac._linearize.record import Recorder
+from torchjac._linearize.rerun import check_repeatable, random_vector, run_node
 from torchjac._linearize.simplify import simplified
 from torchjac._linearize.trace import Trace, evaluating
 from torchjac._linearize.without_writes import without_writes
 from torchjac._torch import fast_backward
 
-aten = torch.ops.aten
-# They read memory, whatever the shape of their argument.
-_BY_MEMORY = frozenset({aten.as_strided, aten.as_strided_scatter})
 _MIRROR = {"jvp": "vjp", "vjp": "jvp"}
 
 
@@ -65,9 +62,12 @@ def transposed(program: LinearProgram, primals: Sequence[Tensor]) -> LinearProgr
             not linear, or works with complex numbers on the outside.
     """
     began = perf_counter()
-    _check(program)
+    ends = [n for n in (*program.tangents, *program.outputs) if n is not None]
+    if not all([program.values[n].dtype.is_floating_point for n in ends]):
+        raise NotImplementedError("no transposed program: its vectors are not real")
     recorder = Recorder()
     try:
+        check_repeatable(program)
         with evaluating(primals), recorder:
             run, numbers = _forward_and_back(program, primals, recorder)
             outputs = recorder.leave(run.products)
@@ -95,27 +95,18 @@ def transposed(program: LinearProgram, primals: Sequence[Tensor]) -> LinearProgr
     return replace(mirror, trace_s=program.trace_s + perf_counter() - began)
 
 
-def _check(program: LinearProgram) -> None:
-    for node in program.nodes:
-        if isinstance(node.op, Outside) or is_random(node.op, node.args, node.kwargs):
-            raise NotImplementedError(f"no transposed program: {node.name} cannot be run again")
-    for number in (*program.tangents, *program.outputs):
-        if number is not None and not program.values[number].dtype.is_floating_point:
-            raise NotImplementedError("no transposed program: the vectors are not real")
-
-
 def _forward_and_back(
     program: LinearProgram, primals: Sequence[Tensor], recorder: Recorder
 ) -> tuple[_Run, tuple[tuple[int, ...], ...]]:
     generator = torch.Generator().manual_seed(0)
     inputs = [x.detach().clone() for x in primals]
     device = next((x.device for x in (*inputs, *program.constants.values())), None)
-    vectors = [_random(program.values[n], device, generator) for n in program.tangents]
+    vectors = [random_vector(program.values[n], device, generator) for n in program.tangents]
     numbers = recorder.enter(inputs), recorder.enter([v.requires_grad_() for v in vectors])
     known = dict(program.constants) | dict(zip(program.primals, inputs, strict=True))
     known |= dict(zip(program.tangents, vectors, strict=True))
     for node in program.nodes:
-        _run(node, known, program)
+        run_node(node, known, program)
     results = [known[n] for n in program.outputs if n is not None]
     seeds = [
         torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.device, r.dtype)
@@ -128,39 +119,6 @@ def _forward_and_back(
         ends, starts = zip(*pairs, strict=True)
         products = fast_backward(ends, vectors, starts, create_graph=False, retain_graph=False)
     return _Run(inputs, vectors, results, seeds, products, device), numbers
-
-
-def _random(value: Value, device: torch.device | None, generator: torch.Generator) -> Tensor:
-    """A vector that lies in memory as the tangent did, if it had a place for each element."""
-    numbers = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-    numbers = numbers.to(device, value.dtype)
-    laid_out = torch.empty(value.shape, device="meta").as_strided(value.shape, value.strides)
-    like = torch.empty_like(laid_out, device=device, dtype=value.dtype)
-    return like.copy_(numbers)
-
-
-def _run(node: Node, known: dict[int, Tensor], program: LinearProgram) -> None:
-    def fetch(ref: Ref) -> Tensor:
-        return known[ref.number]
-
-    packet = getattr(node.op, "overloadpacket", None)
-    if packet in _BY_MEMORY and _lies_otherwise(node.args[0], known, program):
-        raise NotImplementedError(f"{node.name} reads memory that lies otherwise")
-    kwargs: dict[str, Any] = {k: map_refs(fetch, v) for k, v in node.kwargs.items()}
-    op = _copied if packet is aten.copy else plain(node.op)  # which autograd does not know
-    result = op(*map_refs(fetch, node.args), **kwargs)
-    results = result if isinstance(result, tuple | list) else (result,)
-    for number, tensor in zip(node.outputs, results, strict=True):
-        if number is not None:
-            known[number] = tensor
-
-
-def _lies_otherwise(ref: Ref, known: dict[int, Tensor], program: LinearProgram) -> bool:
-    return known[ref.number].stride() != program.values[ref.number].strides
-
-
-def _copied(to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    return source.to(to.dtype, non_blocking=non_blocking).expand(to.shape)
 
 
 def _zeros(mirror: LinearProgram, vectors: Sequence[int], device: Any) -> dict[int, Tensor]:
@@ -186,5 +144,5 @@ def _products(mirror: LinearProgram, run: _Run) -> list[Tensor | None]:
     known |= dict(zip(mirror.tangents, run.seeds, strict=True))
     with torch.no_grad():
         for node in mirror.nodes:
-            _run(node, known, mirror)
+            run_node(node, known, mirror)
     return [None if n is None else known[n] for n in mirror.outputs]

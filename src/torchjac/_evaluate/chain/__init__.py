@@ -1,0 +1,1 @@
+"""Products of parts of a Jacobian, cut where the linear program is narrow."""

@@ -1,0 +1,115 @@
+"""In which order the parts of a Jacobian are multiplied, and which way each is computed.
+
+A Jacobian that passes through p - 1 cuts is a product of p local ones. Dynamic programming over all
+stretches between two cuts finds the cheapest bracket, where a stretch is had by one of three moves:
+the tangent of what lies before it, pushed on; the adjoint of what lies behind it, pulled back; or
+the product of two stretches that were computed by themselves. Costs count entries, not widths: for
+a network of tokens a local Jacobian has as many slices as one token has numbers.
+
+Source: generalised dense Jacobian chain products, Griewank & Naumann (2003), "Accumulating
+Jacobians as chained sparse matrix products", Mathematical Programming 95; Naumann (2020), "Sparse
+Jacobian chain products", arXiv:2003.05755.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from torchjac._evaluate.chain.cuts import Cut, nested_cuts, width
+from torchjac._evaluate.chain.parts import read_parts
+from torchjac._evaluate.chain.search import Search
+from torchjac._evaluate.chain.stretch import ADJOINT, TANGENT, Stretch
+from torchjac._linearize.expand import expanded
+from torchjac._linearize.program import LinearProgram
+from torchjac._pattern.pattern import SparsityPattern
+
+# More cuts are seldom of use, and take time to find.
+MOST_CUTS = 7
+# With rows this short nothing is to be gained.
+SHORT_ROWS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """The order in which a Jacobian is multiplied together.
+
+    Attributes:
+        program: What is cut: the linear program, fused operations in it taken apart.
+        cuts: Numbers of the tensors of each cut, from the tangents to the results.
+        widths: Elements of each cut.
+        root: How the Jacobian is had.
+        factors: How the factors are had that hold it with the fewest entries, first to last.
+        multiplications: Predicted, numbers multiplied and added; None where nobody counted.
+        bytes: Predicted, read and written; likewise.
+        refused: Parts that have no adjoint, and why.
+    """
+
+    program: LinearProgram = field(repr=False)
+    cuts: tuple[Cut, ...]
+    widths: tuple[int, ...]
+    root: Stretch
+    factors: tuple[Stretch, ...]
+    multiplications: float | None
+    bytes: float | None
+    refused: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is direct evaluation of the program as it is."""
+        return self.root == Stretch(0, len(self.cuts) - 1, TANGENT)
+
+    def __str__(self) -> str:
+        text = f"{self.root}, through {'-'.join([str(w) for w in self.widths])}"
+        if self.multiplications is not None and self.bytes is not None:
+            text += f": {self.multiplications:.2g} multiplications, {self.bytes:.2g} bytes"
+        return "; ".join([text, *self.refused])
+
+
+def choose_bracket(
+    program: LinearProgram,
+    primals: Sequence[Tensor],
+    pattern: SparsityPattern,
+    scope: str = "global",
+    *,
+    most_cuts: int = MOST_CUTS,
+) -> Bracket:
+    """The cheapest order to multiply a Jacobian together.
+
+    Args:
+        program: The linear program.
+        primals: x, where it was traced.
+        pattern: Of the Jacobian.
+        scope: As the pattern was detected.
+        most_cuts: How many cuts are looked at.
+
+    Returns:
+        The bracket. Where rows are short it is that of plain tangents, without a search.
+    """
+    program = expanded(program, primals)
+    ends = program.tangents, tuple(dict.fromkeys([n for n in program.outputs if n is not None]))
+    rows, columns = pattern.row_counts.max(initial=0), pattern.column_counts.max(initial=0)
+    own, other = (rows, columns) if program.direction == "jvp" else (columns, rows)
+    if own <= SHORT_ROWS:
+        return _plain(program, ends)
+    cuts = [ends[0], *nested_cuts(program, most_cuts), ends[1]]
+    parts, refused = read_parts(program, cuts, primals, scope)
+    search = Search(parts, primals[0].element_size())
+    root, cost = search.best(rows_first=ADJOINT if program.direction == "jvp" else TANGENT)
+    widths = tuple([width(program, cut) for cut in cuts])
+    return Bracket(
+        program,
+        tuple(cuts),
+        widths,
+        root,
+        search.factors(),
+        cost.multiplications,
+        cost.bytes,
+        refused,
+    )
+
+
+def _plain(program: LinearProgram, ends: tuple[Cut, Cut]) -> Bracket:
+    root = Stretch(0, 1, TANGENT)
+    widths = width(program, ends[0]), width(program, ends[1])
+    return Bracket(program, ends, widths, root, (root,), None, None)
