@@ -172,6 +172,39 @@ def test_results_are_not_written_to_by_later_calls():
     assert torch.equal(plan(BATCH), kept)
 
 
+def half_constant(x):
+    """Blocks of which one column does not depend on x."""
+    return torch.stack([2 * x[:, 0] + x[:, 1] ** 2, 3 * x[:, 0] - x[:, 1].sin()], 1)
+
+
+WRITES = {
+    "nothing": lambda out: None,
+    "in place": lambda out: out.zero_(),
+    "through numpy": lambda out: out.numpy().fill(0.0),
+    "through a view": lambda out: out[1:].zero_(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("layout", ["blocks", torch.strided])
+def test_an_earlier_result_is_filled_whatever_was_done_to_it(layout, write):
+    first = BATCH[:, :2] if layout == "blocks" else BATCH[:1, :2]
+    plan = torchjac.plan(half_constant, first, layout=layout, backend="replay")
+    out = plan(first)
+    write(out)
+    x = first + 0.5
+    torch.testing.assert_close(plan(x, out=out), plan(x))
+    torch.testing.assert_close(plan(x + 1, out=out), plan(x + 1))
+
+
+def test_a_result_turned_in_place_is_no_result_any_more():
+    plan = torchjac.plan(half_constant, BATCH[:, :2], layout="blocks", backend="replay")
+    out = plan(BATCH[:, :2])
+    out.transpose_(1, 2)
+    with pytest.raises(PlanMismatchError, match="places of the entries: DIFFERS"):
+        plan(OTHER[:, :2], out=out)
+
+
 def test_constant_results_are_not_written_to_by_later_calls():
     plan = torchjac.plan(lambda x: x @ WEIGHTS, BATCH, layout="blocks")
     plan(BATCH).zero_()

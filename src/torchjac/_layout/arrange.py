@@ -97,6 +97,16 @@ class Arrangement:
             values = torch.cat([values.new_zeros(1), values])
         return values.index_select(0, self.take).view(self.stored)
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether a result stores the entries as they come, and nothing else."""
+        in_order = self.take is None and self.put is None
+        return in_order and self.layout in (torch.strided, torch.sparse_csr)
+
+    def entries_in(self, out: Tensor) -> Tensor:
+        """The entries in the memory of a result that keeps their order, shape (nnz,)."""
+        return out.view(-1) if self.layout is torch.strided else out.values()
+
     def stored_in(self, out: Tensor) -> tuple[int, ...]:
         """Shape of the values that `out` stores, as `stored` has it; its layout is this one."""
         if self.layout is torch.strided:

@@ -20,9 +20,9 @@ _MARK = "_torchjac_written"
 
 
 class Written:
-    """That a program wrote the entries of a matrix, and nobody has written to it since.
+    """That a program wrote the entries of a result, and nobody has written to it since.
 
-    A copy of the matrix carries a mark that says nothing.
+    A copy of the result carries a mark that says nothing.
     """
 
     def __init__(self, out: Tensor | None = None, program: Direct | None = None) -> None:
@@ -40,15 +40,19 @@ class Written:
         if owner() is not out or writer() is not program:
             return False
         # Arrays that share memory write to it without a trace.
-        return self._state == _state(out) and out.values().untyped_storage().resizable()
+        return self._state == _state(out) and _stored(out).untyped_storage().resizable()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Written, ()
 
 
-def _state(out: Tensor) -> tuple[int, ...]:
-    values = out.values()
-    return out._version, values.data_ptr(), values.numel()
+def _state(out: Tensor) -> tuple[Any, ...]:
+    values = _stored(out)
+    return out._version, values.data_ptr(), values.shape, values.stride()
+
+
+def _stored(out: Tensor) -> Tensor:
+    return out if out.layout is torch.strided else out.values()
 
 
 def rebuild(structure: Structure, signature: Signature, request: Request, values: Tensor) -> Any:
@@ -107,7 +111,8 @@ def refill(structure: Structure, request: Request, values: Tensor, out: Any) -> 
 def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     """The Jacobian by an emitted program; into an earlier result only what depends on x.
 
-    A result of one CSR matrix that nobody has written to since is known by a mark that it carries.
+    A result of one tensor that holds the entries in order (CSR, a full matrix, full blocks), and
+    that nobody has written to since, is known by a mark that it carries.
 
     Args:
         ready: The program and x.
@@ -121,9 +126,9 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     tell_direct(request.api, program)
     leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
     where = structure.arrangements[0][0]
-    markable = where.layout is torch.sparse_csr and where.take is None and len(leaves) == 1
+    markable = where.keeps_order and len(leaves) == 1
     if markable and out is not None and _is_marked(out, program):
-        program.refill(out.values(), leaves)
+        program.refill(where.entries_in(out), leaves)
         setattr(out, _MARK, Written(out, program))
         return out
     values = program.nonzeros(leaves)
