@@ -63,7 +63,7 @@ def too_many_entries() -> object:
 
 
 def without_a_compiler() -> object:
-    with mock.patch.object(runner, "compile_graph", side_effect=RuntimeError("no C++ compiler")):
+    with mock.patch.object(runner, "compiled", side_effect=RuntimeError("no C++ compiler")):
         return plan(torch.sin, X, backend="inductor")
 
 

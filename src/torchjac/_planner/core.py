@@ -32,6 +32,7 @@ from torchjac._planner.fit import Fit
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
 from torchjac._planner.probe import REVERSE, random_vector, run
 from torchjac._planner.programs import without_program
+from torchjac._planner.smooth import Verdicts, has_other_sources
 from torchjac._planner.structure import Request, Scheme, Structure
 from torchjac._torch import pytree
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
@@ -156,6 +157,7 @@ class Core:
         branches: Other branches, by what the function reads there.
         lock: Held while any of these change.
         row_schemes: For each branch the scheme for results that can be differentiated.
+        smooth: For each branch whether its program can give such results.
         lone: The signature of a call with one tensor, which is the same each time.
     """
 
@@ -167,6 +169,7 @@ class Core:
     branches: dict[tuple[Any, ...], Known] = field(default_factory=dict)
     lock: Any = field(default_factory=RLock)
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
+    smooth: Verdicts = field(default_factory=Verdicts)
     lone: Signature | None = None
 
     @property
@@ -178,7 +181,8 @@ class Core:
         """Without the lock, and without trust: what the function reads elsewhere is not known."""
         # An emitted program stays here too: it holds numbers of what the function reads.
         known = Known(without_program(self.main), None)
-        return dict(self.__dict__, lock=None, known=known, branches={}, row_schemes={}, lone=None)
+        kept = dict(self.__dict__, known=known, branches={}, row_schemes={}, smooth=Verdicts())
+        return dict(kept, lock=None, lone=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
@@ -303,16 +307,22 @@ class Core:
         if scheme is None:
             leaf = passes.signature.leaves[0]
             return Entries(torch.empty(0, dtype=leaf.dtype, device=leaf.device), ())
-        if structure.constant is not None and _still_constant(structure, passes):
+        shared = passes.options.create_graph and has_other_sources(passes)
+        if structure.constant is not None and not shared and _still_constant(structure, passes):
             return Entries(structure.constant.clone(), ())
         trusted = trusted and structure.constant is None
-        if structure.direct is not None and trusted and not passes.options.create_graph:
-            leaves = [leaf.detach() for leaf in passes.signature.leaves]
-            entries = Entries(structure.direct.nonzeros(leaves), ())
-            tell_direct(self.request.api, structure.direct)
-            return self._certified(structure, passes, entries) if check else entries
         device = passes.signature.leaves[0].device
         chunks = [planned_chunks(side, self.request, device) for side in scheme.sides]
+        if structure.direct is not None and trusted and not shared:
+
+            def by_passes() -> Tensor:
+                return take_entries(scheme, passes, chunks, certified=False).values
+
+            values = self.smooth.entries(self.request, structure, passes, by_passes)
+            if values is not None:
+                tell_direct(self.request.api, structure.direct)
+                entries = Entries(values, ())
+                return self._certified(structure, passes, entries) if check else entries
         entries = take_entries(scheme, passes, chunks, certified=check or not trusted)
         size = next((c.bytes for c in structure.candidates if c.is_chosen), 0)
         tell(self.request.api, scheme.sides, chunks, size, "planned")
@@ -365,10 +375,12 @@ class Core:
                 self.known = Known(structure, world)
                 self.branches.clear()
                 self.row_schemes.clear()
+                self.smooth = Verdicts()
             else:
                 while len(self.branches) >= MOST_BRANCHES:
                     oldest = self.branches.pop(next(iter(self.branches)))
                     self.row_schemes.pop(oldest.structure, None)
+                    self.smooth.forget(oldest.structure)
                 self.branches[reads] = Known(structure, world)
         made.passes.value = made.passes.value or made.passes.evaluate(keep_graph=True)
         return made._replace(structure=structure)

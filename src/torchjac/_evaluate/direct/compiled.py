@@ -103,7 +103,7 @@ def _compiled(program: fx.GraphModule, examples: Sequence[Tensor], apart: Collec
     values = dict(zip(inputs, examples, strict=True))
     for node in program.graph.nodes:
         if node.op == "get_attr":
-            values[node] = getattr(program, str(node.target))
+            values[node] = getattr(program, str(node.target)).detach()
     parts = parts_of(program.graph, MOST_NODES, apart)
     steps = []
     for number, part in enumerate(parts):
