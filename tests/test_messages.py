@@ -909,7 +909,7 @@ def messages_in_source() -> Iterator[Template]:
                 continue
             text = text_of(call.args[0])
             if text.replace(".*", ""):
-                if path.parent.name == "direct":
+                if path.parent.name == "direct" and name != "warn":
                     text = rf"(?:not possible|too large): {text}"  # a plan prints it
                 elif name == "NotImplementedError" and path.name not in DROP_INS:
                     text = rf".*: computed by .*: {text}[;)].*"  # the ladder passes it on

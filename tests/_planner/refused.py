@@ -10,6 +10,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch._inductor import config as inductor_config
+from torch._inductor import lowering
 
 from tests.mistaken import WrongJvp, WronglyBatched
 from torchjac import Plan, errors, jacobian, plan
@@ -65,6 +67,20 @@ def too_many_entries() -> object:
 def without_a_compiler() -> object:
     with mock.patch.object(runner, "compiled", side_effect=RuntimeError("no C++ compiler")):
         return plan(torch.sin, X, backend="inductor")
+
+
+def with_a_wrong_lowering() -> object:
+    def refuse(*args: object) -> None:
+        raise NotImplementedError
+
+    # Kept results of earlier compilations would not need it.
+    unkept = inductor_config.patch(fx_graph_cache=False)
+    with mock.patch.dict(lowering.lowerings, {torch.ops.aten.cos.default: refuse}), unkept:
+        return plan(torch.sin, X, backend="inductor")
+
+
+def hiding() -> object:
+    return plan(lambda x: x.detach() * x**2, X, backend="replay")(X, create_graph=True)
 
 
 def with_a_wrong_rule() -> object:
@@ -237,6 +253,18 @@ REFUSED: list[Refusal] = [
         errors.FallbackWarning,
         "plan: the program of the Jacobian is replayed, not compiled: torch._inductor said no C++ "
         "compiler. A C++ compiler is needed for backend='inductor'.",
+    ),
+    (
+        with_a_wrong_lowering,
+        errors.FallbackWarning,
+        "plan: PyTorch cannot compile `aten.cos.default`, which runs by itself between compiled "
+        "parts of the program.",
+    ),
+    (
+        hiding,
+        errors.FallbackWarning,
+        "plan: results with create_graph=True are computed by passes, not by the program of "
+        "backend='replay', whose derivative is not that of the result: the function uses detach.",
     ),
 ]
 
