@@ -9,7 +9,7 @@ from torchjac._api.hessian import gradient, hessian
 from torchjac._api.jacobian import batch_jacobian, jacobian, jacobian_of, value_and_jacobian
 from torchjac._api.pattern import pattern
 from torchjac._api.plan import Plan, plan
-from torchjac._api.products import ntk
+from torchjac._api.products import gram, ntk
 from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.report import Evaluation, record
 from torchjac._pattern.pattern import SparsityPattern
@@ -32,6 +32,7 @@ __all__ = [
     "func",
     "functional",
     "gradient",
+    "gram",
     "hessian",
     "hvp",
     "jacobian",

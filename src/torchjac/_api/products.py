@@ -5,14 +5,91 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchjac._api.solve import handed_out, read_call
+from torchjac._evaluate.gram import gram_of
 from torchjac._evaluate.kernel.block import Subject
 from torchjac._evaluate.kernel.kernel import Samples, kernel_of
 from torchjac._evaluate.memory import Budget
+from torchjac._evaluate.options import Options
 from torchjac._inputs.checks import check_callable, check_choice, check_chunk_size, check_memory
+from torchjac._inputs.signature import Wrt
 from torchjac._torch import inside_transform, pytree
 from torchjac.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 KINDS = ("full", "trace", "diagonal")
+SIDES = ("inputs", "outputs")
+
+
+def gram(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    over: str = "inputs",
+    weight: Tensor | Callable[[Tensor], Tensor] | None = None,
+    residual: Any = None,
+    wrt: Wrt = None,
+    create_graph: bool = False,
+    chunk_size: int | None = None,
+    memory: int | float | None = None,
+    has_aux: bool = False,
+    progress: bool = False,
+) -> Any:
+    """Gram matrix of a Jacobian, weighted if need be, without the Jacobian.
+
+    J^T M J over inputs: Gauss-Newton and Fisher matrices; J S J^T over outputs: covariances
+    propagated to first order. J is the Jacobian of all outputs, raveled and one after the other, by
+    all inputs, raveled likewise. Beside the result, some of its rows or columns are held at a time,
+    as many as `memory` allows.
+
+    Args:
+        func: As in `jacobian`.
+        inputs: As in `jacobian`.
+        over: "inputs" for J^T M J, "outputs" for J S J^T.
+        weight: M, with a row for each output element, or S, with a row for each input element: a
+            Tensor of that many elements, for a diagonal; a matrix; or a function V -> weight @ V
+            of matrices V, for a symmetric one. None: the identity.
+        residual: r, to have J^T r from the same passes: a Tensor like the output (a tree for a
+            tree), or a function of the output that returns such: `lambda y: y - data`. A weight
+            is not applied to it: for weighted least squares give M r.
+        wrt: As in `jacobian`.
+        create_graph: Make the result differentiable; its graph holds the Jacobian then.
+        chunk_size: Seeds per pass. None: as many as `memory` allows.
+        memory: As in `jacobian`.
+        has_aux: `func` returns (output, aux) and aux is handed through.
+        progress: Show a progress bar (needs the extra `rich`).
+
+    Returns:
+        The matrix, shape (n, n) for n input elements or (m, m) for m output elements; with
+        `residual` a pair of it and J^T r, shape (n,); with `has_aux` a tuple with aux last.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        ArgumentTypeError: An input, an output, `weight` or `residual` is of another type.
+        ShapeError: `weight` or `residual` does not fit.
+        MemoryBudgetError: The result is larger than the memory budget.
+
+    Source: Griewank & Walther (2008), Evaluating Derivatives, chapters 3 and 8; for Gauss-Newton
+    matrices Schraudolph (2002), Neural Computation 14(7).
+
+    >>> import torch, torchjac
+    >>> x, data = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0, 2.0])
+    >>> model = lambda x: torch.stack([x[0], x[1] ** 2, x.prod()])
+    >>> G, g = torchjac.gram(model, x, residual=lambda y: y - data)
+    >>> G, g
+    (tensor([[ 5.,  2.],
+            [ 2., 17.]]), tensor([1., 4.]))
+    """
+    api = "gram"
+    check_choice(api, "over", over, SIDES)
+    options = Options(create_graph, chunk_size=chunk_size, memory=memory, progress=progress)
+    signature = read_call(api, func, inputs, options, wrt=wrt, has_aux=has_aux)
+    outputs, matrix, gradient = gram_of(
+        signature, options, over_outputs=over == "outputs", weight=weight, residual=residual
+    )
+    result = [matrix] if gradient is None else [matrix, gradient]
+    if has_aux:
+        result.append(handed_out(outputs.aux, create_graph))
+    return result[0] if len(result) == 1 else tuple(result)
 
 
 def ntk(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.attention import uses_fused_attention, with_math_attention
-from torchjac._evaluate.blocks import Product, apply_seeds
+from torchjac._evaluate.blocks import apply_seeds
 from torchjac._evaluate.forward import replaying
 from torchjac._evaluate.ladder import LOOP, VMAP, Rung, batchings
 from torchjac._evaluate.options import Options
@@ -31,6 +31,8 @@ from torchjac._torch import batched, push_forward
 
 # seeds(start, stop) -> (stop - start, size) over all elements of what is seeded, in order
 Seeds = Callable[[int, int], Tensor]
+# multiply(seeds (k, elements of what is seeded)) -> products (k, elements of what comes out)
+Multiply = Callable[[Tensor], Tensor]
 
 
 def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -134,6 +136,10 @@ class Passes:
         Returns:
             S J^T, shape (count, elements of all outputs).
         """
+        return _swept(self.pusher(method), seeds, count, chunks, self._empty(self.likes))
+
+    def pusher(self, method: str) -> Multiply:
+        """What makes one pass of `push`: seeds (k, inputs) -> products (k, outputs)."""
         signature = with_math_attention(self.signature) if method == MATH else self.signature
         leaves = [_plain(leaf) for leaf in signature.leaves]
         stacked = method != LOOP
@@ -150,10 +156,12 @@ class Passes:
         def product(tangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
             return batched(once, tangents, "same") if stacked else once(tangents)
 
-        with grad_recorded():
-            return _swept(
-                product, seeds, count, chunks, leaves, self.likes, stacked=stacked, graph=False
-            )
+        def multiply(seeds: Tensor) -> Tensor:
+            with grad_recorded():
+                made = apply_seeds(product, split_seeds(seeds, leaves), stacked=stacked)
+                return join_products(made, self.likes, len(seeds), self._empty(self.likes))
+
+        return multiply
 
     def pull(self, seeds: Seeds, count: int, chunks: Chunks, method: str) -> Tensor:
         """Vector-Jacobian products by reverse mode.
@@ -167,17 +175,39 @@ class Passes:
         Returns:
             S J, shape (count, elements of all inputs), differentiable if that was asked for.
         """
+        multiply, empty = self.puller(method), self._empty(self.signature.leaves)
+        graph = self.options.create_graph
+        return _swept(multiply, seeds, count, chunks, empty, graph=graph)
+
+    def puller(self, method: str, which: Sequence[int] | None = None) -> Multiply:
+        """What makes one pass of `pull`: seeds (k, outputs) -> products (k, inputs).
+
+        Args:
+            method: As in `pull`.
+            which: Outputs that are seeded, None for all.
+
+        Returns:
+            The function.
+        """
         tape = self._tape_for(method)
-        outputs = tape.outputs.tensors
+        seeded = range(len(tape.outputs.tensors)) if which is None else which
+        outputs = [tape.outputs.tensors[i] for i in seeded]
         stacked, graph = method != LOOP, self.options.create_graph
 
         def product(cotangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            which = range(len(outputs))
-            return tape.pull(which, cotangents, stacked=stacked, create_graph=graph)
+            return tape.pull(seeded, cotangents, stacked=stacked, create_graph=graph)
 
-        return _swept(
-            product, seeds, count, chunks, outputs, tape.inputs, stacked=stacked, graph=graph
-        )
+        def multiply(seeds: Tensor) -> Tensor:
+            made = apply_seeds(product, split_seeds(seeds, outputs), stacked=stacked)
+            return join_products(made, tape.inputs, len(seeds), self._empty(tape.inputs))
+
+        return multiply
+
+    def _empty(self, targets: Sequence[Tensor]) -> Tensor:
+        """An empty matrix with a column for each element of all targets."""
+        size = sum([target.numel() for target in targets])
+        device = self.signature.leaves[0].device
+        return torch.empty(0, size, dtype=common_dtype(targets), device=device)
 
     def _tape_for(self, method: str) -> Tape:
         if method == MATH:
@@ -214,27 +244,21 @@ class Passes:
 
 
 def _swept(
-    product: Product,
+    multiply: Multiply,
     seeds: Seeds,
     count: int,
     chunks: Chunks,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
+    empty: Tensor,
     *,
-    stacked: bool,
-    graph: bool,
+    graph: bool = False,
 ) -> Tensor:
     """One product for each seed, over all targets raveled."""
-    empty = torch.empty(0, dtype=common_dtype(targets), device=sources[0].device)
 
     def run(start: int, stop: int) -> Sequence[Tensor | None]:
-        made = apply_seeds(product, split_seeds(seeds(start, stop), sources), stacked=stacked)
-        return [join_products(made, targets, stop - start, empty)]
+        return [multiply(seeds(start, stop))]
 
     whole = sweep(count, run, chunks, differentiable=graph)[0] if count else None
-    if whole is None:
-        return empty.new_zeros(count, sum([target.numel() for target in targets]))
-    return whole
+    return empty.new_zeros(count, empty.shape[1]) if whole is None else whole
 
 
 def _plain(leaf: Tensor) -> Tensor:

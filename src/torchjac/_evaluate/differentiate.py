@@ -63,8 +63,21 @@ def differentiate(signature: Signature, options: Options) -> Solution:
     if inside_transform():
         outputs, blocks = differentiate_in_transform(signature, options)
         return Solution(outputs, filled(blocks, outputs, leaves))
-    point = evaluate(signature, options)
-    tape, outputs = point.tape, point.tape.outputs
+    return differentiate_at(evaluate(signature, options), options)
+
+
+def differentiate_at(point: "Point", options: Options) -> Solution:
+    """The Jacobian of a function that was evaluated.
+
+    Args:
+        point: The function, evaluated.
+        options: How.
+
+    Returns:
+        As `differentiate`.
+    """
+    signature, tape, outputs = point.signature, point.tape, point.tape.outputs
+    leaves = signature.leaves
     if options.strict:
         check_dependence(tape, create_graph=options.create_graph)
     blocks = _small_rows(signature, options, tape)
