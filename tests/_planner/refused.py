@@ -124,6 +124,12 @@ REFUSED: list[Refusal] = [
         "possible: forward-mode. Leave `coloring` or `strategy` out.",
     ),
     (
+        lambda: plan(torch.sin, X, layout=torch.strided, memory=20),
+        errors.MemoryBudgetError,
+        "plan: the dense Jacobian needs 36 B, more than the memory budget of 20 B. Ways out: raise "
+        "`memory=`; or use layout=torch.sparse_csr, which holds the 3 entries alone.",
+    ),
+    (
         lambda: plan(lambda x: (x, x.cumsum(0) ** 2), X, layout="blocks"),
         errors.LayoutError,
         "plan: layout='blocks' needs axes that never mix, or equal blocks along the diagonal: "

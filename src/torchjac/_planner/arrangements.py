@@ -1,11 +1,14 @@
 """Where the entries go in each tensor of a result."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.compressed import common_dtype
+from torchjac._evaluate.memory import Budget
 from torchjac._inputs.checks import BLOCKS
 from torchjac._layout.arrange import Arrangement, arrange, arrange_blocks
 from torchjac._layout.cut import Piece, cut
@@ -13,6 +16,9 @@ from torchjac._pattern.pattern import SparsityPattern
 from torchjac._pattern.separable import find_blocks
 from torchjac._planner.structure import Request
 from torchjac.errors import ArgumentError, LayoutError
+
+# Dense results up to this size are made without a look at how much memory is free.
+_NEGLIGIBLE_BYTES = 2**26
 
 
 def arrangements(
@@ -35,6 +41,7 @@ def arrangements(
     Raises:
         ArgumentError: The block size does not divide a matrix.
         LayoutError: A matrix has no blocks along its diagonal, and they were asked for.
+        MemoryBudgetError: The result is dense, and larger than the budget.
     """
     pieces = [[Piece(pattern, None)]]
     heights, widths = [(pattern.shape[0],)], [(pattern.shape[1],)]
@@ -43,13 +50,15 @@ def arrangements(
         heights, widths = [tuple(y.shape) for y in outputs], [tuple(x.shape) for x in leaves]
     _check_blocksize(request, pieces)
     device = leaves[0].device
-    return [
+    made = [
         [
             _arranged(piece, request, device, _Place(i, j, output, inputs))
             for j, (piece, inputs) in enumerate(zip(row, widths, strict=True))
         ]
         for i, (row, output) in enumerate(zip(pieces, heights, strict=True))
     ]
+    _check_memory(request, made, pattern.nnz, leaves)
+    return made
 
 
 class _Place(NamedTuple):
@@ -88,3 +97,26 @@ def _check_blocksize(request: Request, pieces: Sequence[Sequence[Piece]]) -> Non
                 f"{request.api}: `blocksize` must divide the shape of every block: {size} does not "
                 f"divide {(m, n)}."
             )
+
+
+def _check_memory(
+    request: Request,
+    made: Sequence[Sequence[Arrangement]],
+    nnz: int,
+    leaves: Sequence[Tensor],
+) -> None:
+    """Refuse dense results that are too large; sparse ones hold little more than the entries."""
+    sizes = [common_dtype(leaves).itemsize] if request.flat else [x.element_size() for x in leaves]
+    dense = sum(
+        [
+            prod(where.shape) * size
+            for row in made
+            for where, size in zip(row, sizes, strict=True)
+            if where.layout is torch.strided
+        ]
+    )
+    if dense > _NEGLIGIBLE_BYTES or (request.memory is not None and dense):
+        remedies = f"or use layout=torch.sparse_csr, which holds the {nnz:,} entries alone"
+        result = "the dense " + ("Jacobian" if request.order == 1 else "Hessian")
+        budget = Budget(request.api, request.memory, result=result, remedies=remedies)
+        budget.pass_bytes(dense, leaves[0].device)
