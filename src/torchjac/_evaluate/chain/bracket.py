@@ -86,12 +86,11 @@ def choose_bracket(
     Returns:
         The bracket. Where rows are short it is that of plain tangents, without a search.
     """
+    counts = pattern.row_counts if program.direction == "jvp" else pattern.column_counts
+    if counts.max(initial=0) <= SHORT_ROWS:
+        return _plain(program, _ends(program))
     program = expanded(program, primals)
-    ends = program.tangents, tuple(dict.fromkeys([n for n in program.outputs if n is not None]))
-    rows, columns = pattern.row_counts.max(initial=0), pattern.column_counts.max(initial=0)
-    own, other = (rows, columns) if program.direction == "jvp" else (columns, rows)
-    if own <= SHORT_ROWS:
-        return _plain(program, ends)
+    ends = _ends(program)
     cuts = [ends[0], *nested_cuts(program, most_cuts), ends[1]]
     parts, refused = read_parts(program, cuts, primals, scope)
     search = Search(parts, primals[0].element_size())
@@ -107,6 +106,11 @@ def choose_bracket(
         cost.bytes,
         refused,
     )
+
+
+def _ends(program: LinearProgram) -> tuple[Cut, Cut]:
+    """The tangents, and the results, each once."""
+    return program.tangents, tuple(dict.fromkeys([n for n in program.outputs if n is not None]))
 
 
 def _plain(program: LinearProgram, ends: tuple[Cut, Cut]) -> Bracket:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from torchjac._evaluate.chain.bracket import Bracket
@@ -162,7 +163,14 @@ def _renumbered(
             level = np.zeros(int(firsts[-1]) + 1, np.int32)
             levels.append(level)
         level[span] = numbers
-    return [
-        [Block(level[block.index], block.values) for block in blocks for level in levels]
-        for blocks in carried
-    ]
+    return [[_numbered(block, level) for block in blocks for level in levels] for blocks in carried]
+
+
+def _numbered(block: Block, level: np.ndarray) -> Block:
+    index = level[block.index]
+    lost = (block.index > 0) & (index == 0)
+    if not lost.any():
+        return Block(index, block.values)
+    zero = torch.zeros((), dtype=block.values.dtype, device=block.values.device)
+    kept = torch.from_numpy(~lost).to(block.values.device)
+    return Block(index, torch.where(kept, block.values, zero))

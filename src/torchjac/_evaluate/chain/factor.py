@@ -131,7 +131,7 @@ def _dense(block: Block, source: int, target: int, shape: Shape, *, by_output: b
     matrix = block.values.new_zeros(own * other)
     matrix = matrix.index_add(0, _tensor(places, block.values), found)
     mine, its = _OWN[: len(block.shape)], _OTHER[: len(shape)]
-    values = matrix.reshape(*block.shape, *shape)
+    values = matrix.reshape((*block.shape, *shape))
     if by_output:
         return Regular(source, target, values, mine + its, mine, its, shape)
     return Regular(source, target, values, mine + its, its, mine, block.shape)
@@ -172,7 +172,7 @@ def _other_letters(block: Block, shape: Shape) -> str | None:
     """Names of the axes of the other tensor: those of this one where both go together."""
     live = block.index > 0
     found = ""
-    for axis, part in enumerate(np.unravel_index(np.maximum(block.index - 1, 0), shape)):
+    for axis, part in enumerate(_coordinates(block, shape)):
         per_slice = np.where(live, part, -1).reshape(block.slices, -1).max(axis=1)
         wide = per_slice.reshape(-1, *(1,) * len(block.shape))
         if (~live | (part == wide)).all():
@@ -183,6 +183,11 @@ def _other_letters(block: Block, shape: Shape) -> str | None:
             return None
         found += together
     return found
+
+
+def _coordinates(block: Block, shape: Shape) -> Sequence[IntArray]:
+    """Where along each axis of the other tensor the index lies."""
+    return np.unravel_index(np.maximum(block.index - 1, 0), shape) if shape else ()
 
 
 def _together(part: IntArray, live: IntArray, own: Shape, length: int, taken: str) -> str | None:
@@ -197,10 +202,9 @@ def _together(part: IntArray, live: IntArray, own: Shape, length: int, taken: st
 def _in_order(block: Block, shape: Shape, letters: str, rest: str) -> Tensor:
     """The slices in the order of the axes that change with them, which take their place."""
     lengths = [n for n, c in zip(shape, letters, strict=True) if c in rest]
-    coordinates = np.unravel_index(np.maximum(block.index - 1, 0), shape)
     live = block.index > 0
     places = np.zeros(block.slices, np.int64)
-    for c, part in zip(letters, coordinates, strict=True):
+    for c, part in zip(letters, _coordinates(block, shape), strict=True):
         if c in rest:
             per_slice = np.where(live, part, 0).reshape(block.slices, -1).max(axis=1)
             places = places * shape[letters.index(c)] + per_slice
@@ -213,4 +217,4 @@ def _in_order(block: Block, shape: Shape, letters: str, rest: str) -> Tensor:
             values = values.new_zeros(count, *block.shape).index_add(
                 0, _tensor(places, values), values
             )
-    return values.reshape(*lengths, *block.shape)
+    return values.reshape((*lengths, *block.shape))
