@@ -105,7 +105,7 @@ def _of_program(core: Core) -> Iterator[tuple[str, str]]:
 
 def _why_no_program(core: Core) -> str:
     main, request = core.main, core.request
-    tried = [c for c in main.candidates if c.name.startswith("direct")]
+    tried = [c for c in main.candidates if not c.seeds]
     if tried:
         note = tried[0].note or "slower than the passes"
         return note if note.startswith("not made") else f"not used: {note}"

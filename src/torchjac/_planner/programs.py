@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.emit import DirectProgram, emit
+from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket
+from torchjac._evaluate.chain.emit import emit_bracket
+from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY, Direct
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._inputs.warn import warn
@@ -22,8 +24,9 @@ from torchjac.errors import FallbackWarning
 AUTO, EAGER = "auto", "eager"
 # Times are taken at least so often, and then so long or so often; the least counts.
 REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
-# Rounding that two ways to compute may differ by, in units of the precision.
-ROUNDING_UNITS = 1e5
+# Rounding that two ways to compute may differ by: in units of the precision, but in low precision
+# no more than a part of the largest entry, and there in fewer units.
+ROUNDING_UNITS, ROUNDING_CAP, FEW_UNITS = 1e5, 1e-3, 20.0
 
 
 class _Site(NamedTuple):
@@ -44,6 +47,15 @@ class _Site(NamedTuple):
     leaves: Sequence[Tensor]
     values: Tensor
     by_passes: Callable[[], Tensor]
+
+
+class _Emitted(NamedTuple):
+    """A program, its name, how it multiplies, and the seconds that it took to make."""
+
+    name: str
+    how: str
+    program: DirectProgram
+    once_s: float
 
 
 class _Made(NamedTuple):
@@ -109,25 +121,46 @@ def without_program(structure: Structure) -> Structure:
 
 def _programs(site: _Site, passes: Candidate) -> list[_Made]:
     """All programs that may pay, the likely best first."""
-    request, device = site.request, site.values.device
     if refusal := _not_worth_emitting(site, passes):
         return [refusal]
+    seen, found = site.seen, list[_Made]()
+    try:
+        best = choose_bracket(seen.program, site.leaves, site.structure.pattern, seen.scope)
+    except RuntimeError as error:
+        return [_Made(None, _candidate(site, "direct", inf, _not_possible(error)))]
+    ways = [best] if best.is_plain else [best, plain_bracket(seen.program)]
+    for way in ways:
+        found += _of_one_way(site, way, passes)
+        if not site.request.tune and any([m.direct for m in found]):
+            break
+    return found
+
+
+def _of_one_way(site: _Site, way: Bracket, passes: Candidate) -> list[_Made]:
+    """A program replayed, compiled, or both."""
+    request, device = site.request, site.values.device
     began = perf_counter()
-    program = _emitted(site)
+    program = _emitted(site, way)
     if isinstance(program, _Made):
         return [program]
-    once_s = perf_counter() - began
+    emitted = _Emitted(_name(way), str(way), program, perf_counter() - began)
     if request.uses is not None:
-        learn(device, emit_s=once_s / max(len(site.seen.program.nodes), 1))
+        learn(device, emit_s=emitted.once_s / max(len(site.seen.program.nodes), 1))
     if request.backend not in (AUTO, REPLAY):
-        return [_compiled(site, program, once_s)]
-    replayed = _tried(site, Direct(program, REPLAY, tuple(site.leaves), request.api), once_s)
+        return [_compiled(site, emitted)]
+    replayed = _tried(site, emitted, REPLAY)
     if request.backend == REPLAY or replayed.direct is None:
         return [replayed]
     best_s = min(replayed.candidate.predicted_s, passes.predicted_s)
     if request.tune or _pays_to_compile(site, program, best_s):
-        return [_compiled(site, program, once_s), replayed]
+        return [_compiled(site, emitted), replayed]
     return [replayed]
+
+
+def _name(way: Bracket) -> str:
+    if way.is_plain:
+        return "direct"
+    return "direct, transposed" if way.is_transposed else "chain"
 
 
 def _total_s(candidate: Candidate, request: Request) -> float:
@@ -162,62 +195,67 @@ def _pays_to_compile(site: _Site, program: DirectProgram, best_s: float) -> bool
     return once_s + uses * machine.compiled_s(program.cost) < uses * best_s
 
 
-def _emitted(site: _Site) -> DirectProgram | _Made:
+def _emitted(site: _Site, way: Bracket) -> DirectProgram | _Made:
     """The program, or what stands in the way."""
     structure, seen, leaves = site.structure, site.seen, site.leaves
     sizes = [leaf.numel() for leaf in leaves]
     if seen.direction == "jvp":
         sizes = [y.numel() for y in structure.outputs]
-    name = "direct"
     try:
-        return emit(seen.program, leaves, sizes, structure.pattern, site.values, seen.scope)
+        return emit_bracket(way, leaves, sizes, structure.pattern, site.values, seen.scope)
     except TooManyDerivativesError as error:
-        return _Made(None, _candidate(site, name, inf, f"too large: {error}"))
+        return _Made(None, _candidate(site, _name(way), inf, f"too large: {error}"))
     except RuntimeError as error:
-        return _Made(None, _candidate(site, name, inf, f"not possible: {_first_line(error)}"))
+        return _Made(None, _candidate(site, _name(way), inf, _not_possible(error)))
 
 
-def _compiled(site: _Site, program: DirectProgram, once_s: float) -> _Made:
+def _compiled(site: _Site, emitted: _Emitted) -> _Made:
     """The program compiled; where that fails and nothing else was asked for, replayed."""
-    leaves = tuple(site.leaves)
-    direct = Direct(program, INDUCTOR, leaves, site.request.api)
+    leaves, api = tuple(site.leaves), site.request.api
+    direct = Direct(emitted.program, INDUCTOR, leaves, api)
     began = perf_counter()
     try:
         with torch.no_grad():
             direct.nonzeros(leaves)
     except Exception as error:
         if site.request.backend == AUTO:
-            note = f"not possible: {_first_line(error)}"
-            return _Made(None, _candidate(site, f"direct, {INDUCTOR}", inf, note))
+            name = f"{emitted.name}, {INDUCTOR}"
+            return _Made(None, _candidate(site, name, inf, _not_possible(error)))
         warn(
-            f"{site.request.api}: the program of the Jacobian is replayed, not compiled: "
-            f"torch._inductor said {_first_line(error)}. A C++ compiler is needed for "
-            "backend='inductor'.",
+            f"{api}: the program of the Jacobian is replayed, not compiled: torch._inductor said "
+            f"{_first_line(error)}. A C++ compiler is needed for backend='inductor'.",
             FallbackWarning,
         )
-        return _tried(site, Direct(program, REPLAY, leaves, site.request.api), once_s)
+        return _tried(site, emitted, REPLAY)
     compile_s = perf_counter() - began
-    learn(site.values.device, compile_s=compile_s / max(program.operations, 1))
-    return _tried(site, direct, once_s + compile_s)
+    learn(site.values.device, compile_s=compile_s / max(emitted.program.operations, 1))
+    return _tried(site, emitted._replace(once_s=emitted.once_s + compile_s), direct)
 
 
-def _tried(site: _Site, direct: Direct, once_s: float) -> _Made:
+def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
     """A program, run: what it gives is held against the passes, and timed."""
-    leaves, values = site.leaves, site.values
-    name = f"direct, {direct.backend}"
+    leaves, values, program = tuple(site.leaves), site.values, emitted.program
+    direct = Direct(program, run, leaves, site.request.api) if isinstance(run, str) else run
+    name = f"{emitted.name}, {direct.backend}"
     try:
         with torch.no_grad():
             found = direct.nonzeros(leaves)
     except RuntimeError as error:
-        note = f"not possible: {_first_line(error)}"
-        return _Made(None, _candidate(site, name, inf, note))
-    scale = values[values.isfinite()].abs().max() if values.numel() else 0.0
-    allowed = ROUNDING_UNITS * torch.finfo(values.dtype).eps * float(scale)
-    if not torch.allclose(found, values, rtol=0.0, atol=allowed, equal_nan=True):
+        return _Made(None, _candidate(site, name, inf, _not_possible(error)))
+    if not agree(found, values):
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
     seconds = _seconds(lambda: direct.nonzeros(leaves), values)
-    cost = direct.program.cost
-    return _Made(direct, _candidate(site, name, seconds, "", once_s, cost))
+    note = "" if emitted.name == "direct" else emitted.how
+    made = _candidate(site, name, seconds, note, emitted.once_s, program.cost)
+    return _Made(direct, made)
+
+
+def agree(found: Tensor, values: Tensor) -> bool:
+    """Whether two ways to compute the same entries differ by rounding only."""
+    scale = values[values.isfinite()].abs().max() if values.isfinite().any() else 0.0
+    eps = torch.finfo(values.dtype).eps
+    allowed = min(ROUNDING_UNITS * eps, max(ROUNDING_CAP, FEW_UNITS * eps))
+    return torch.allclose(found, values, rtol=0.0, atol=allowed * float(scale), equal_nan=True)
 
 
 def _candidate(
@@ -232,6 +270,10 @@ def _candidate(
     if cost is not None:
         held = max(held, cost.peak_bytes)
     return Candidate(name, 0, held, seconds, note, once_s=once_s, cost=cost)
+
+
+def _not_possible(error: Exception) -> str:
+    return f"not possible: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

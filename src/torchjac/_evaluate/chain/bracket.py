@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchjac._evaluate.chain.cuts import Cut, nested_cuts, width
 from torchjac._evaluate.chain.parts import read_parts
+from torchjac._evaluate.chain.relation import Relation
 from torchjac._evaluate.chain.search import Search
 from torchjac._evaluate.chain.stretch import ADJOINT, TANGENT, Stretch
 from torchjac._linearize.expand import expanded
@@ -39,7 +40,8 @@ class Bracket:
         cuts: Numbers of the tensors of each cut, from the tangents to the results.
         widths: Elements of each cut.
         root: How the Jacobian is had.
-        factors: How the factors are had that hold it with the fewest entries, first to last.
+        factors: How the factors are had that hold it with the fewest entries, first to last, each
+            with the pattern of the one cut by the other; none if they would be the whole.
         multiplications: Predicted, numbers multiplied and added; None where nobody counted.
         bytes: Predicted, read and written; likewise.
         refused: Parts that have no adjoint, and why.
@@ -49,7 +51,7 @@ class Bracket:
     cuts: tuple[Cut, ...]
     widths: tuple[int, ...]
     root: Stretch
-    factors: tuple[Stretch, ...]
+    factors: tuple[tuple[Stretch, Relation], ...]
     multiplications: float | None
     bytes: float | None
     refused: tuple[str, ...] = ()
@@ -58,6 +60,17 @@ class Bracket:
     def is_plain(self) -> bool:
         """Whether it is direct evaluation of the program as it is."""
         return self.root == Stretch(0, len(self.cuts) - 1, TANGENT)
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether it is direct evaluation of the transposed program."""
+        return self.root == Stretch(0, len(self.cuts) - 1, ADJOINT)
+
+    @property
+    def places(self) -> tuple[int | None, ...]:
+        """Place of each result of the program in the last cut, None for one that is zero."""
+        last = self.cuts[-1]
+        return tuple([None if n is None else last.index(n) for n in self.program.outputs])
 
     def __str__(self) -> str:
         text = f"{self.root}, through {'-'.join([str(w) for w in self.widths])}"
@@ -88,7 +101,7 @@ def choose_bracket(
     """
     counts = pattern.row_counts if program.direction == "jvp" else pattern.column_counts
     if counts.max(initial=0) <= SHORT_ROWS:
-        return _plain(program, _ends(program))
+        return plain_bracket(program)
     program = expanded(program, primals)
     ends = _ends(program)
     cuts = [ends[0], *nested_cuts(program, most_cuts), ends[1]]
@@ -96,12 +109,14 @@ def choose_bracket(
     search = Search(parts, primals[0].element_size())
     root, cost = search.best(rows_first=ADJOINT if program.direction == "jvp" else TANGENT)
     widths = tuple([width(program, cut) for cut in cuts])
+    factors = search.factors()
+    factors = factors if len(factors) > 1 else ()
     return Bracket(
         program,
         tuple(cuts),
         widths,
         root,
-        search.factors(),
+        factors,
         cost.multiplications,
         cost.bytes,
         refused,
@@ -113,7 +128,15 @@ def _ends(program: LinearProgram) -> tuple[Cut, Cut]:
     return program.tangents, tuple(dict.fromkeys([n for n in program.outputs if n is not None]))
 
 
-def _plain(program: LinearProgram, ends: tuple[Cut, Cut]) -> Bracket:
-    root = Stretch(0, 1, TANGENT)
+def plain_bracket(program: LinearProgram) -> Bracket:
+    """Direct evaluation of a program as it is, without cuts.
+
+    Args:
+        program: The linear program.
+
+    Returns:
+        The bracket.
+    """
+    ends, root = _ends(program), Stretch(0, 1, TANGENT)
     widths = width(program, ends[0]), width(program, ends[1])
-    return Bracket(program, ends, widths, root, (root,), None, None)
+    return Bracket(program, ends, widths, root, (), None, None)
