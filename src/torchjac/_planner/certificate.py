@@ -17,6 +17,9 @@ CONFIRMED, NAMED = 4, 5
 ROUNDING_UNITS, ROUNDING_CAP, FLOOR_UNITS = 1e4, 0.1, 100.0
 # Seeds whose products show the noise, and how many times the noise is let pass.
 MULTIPLES, NOISE = (3.0, 5.0, 7.0), 100.0
+# Rounding that two ways to compute may differ by: in units of the precision, but in low precision
+# no more than a part of the largest entry, and there in fewer units.
+WAY_UNITS, WAY_CAP, WAY_FEW_UNITS = 1e5, 1e-3, 20.0
 REMEDIES = {
     "given": "Give a pattern that holds them all, or leave `pattern` out to have it detected.",
     "detected": "The detection is at fault, please report it; until then give `pattern`, or use "
@@ -69,6 +72,27 @@ def confirm(
         + (f": {'; '.join(reasons)}. " if reasons else ". ")
         + REMEDIES[structure.found.source]
     )
+
+
+def agree(found: Tensor, values: Tensor) -> bool:
+    """Whether two ways to compute the same entries differ by rounding only.
+
+    Args:
+        found: The entries.
+        values: The same, computed in another way.
+
+    Returns:
+        Whether they do, as far as the largest of them tells.
+
+    >>> ones = torch.ones(3, dtype=torch.float64)
+    >>> agree(ones + 1e-13, ones), agree(ones + 1e-9, ones)
+    (True, False)
+    """
+    known = values[values.isfinite()]
+    scale = float(known.abs().max()) if len(known) else 0.0
+    eps = torch.finfo(values.dtype).eps
+    allowed = scale * min(WAY_UNITS * eps, max(WAY_CAP, WAY_FEW_UNITS * eps))
+    return torch.allclose(found, values, rtol=0.0, atol=allowed, equal_nan=True)
 
 
 def _beyond_noise(

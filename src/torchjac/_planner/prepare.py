@@ -37,6 +37,7 @@ from torchjac._planner.apply import (
 from torchjac._planner.arrangements import arrangements
 from torchjac._planner.certificate import confirm
 from torchjac._planner.choose import Choice, choose
+from torchjac._planner.elsewhere import held_elsewhere
 from torchjac._planner.probe import FORWARD, REVERSE, Probe, probe
 from torchjac._planner.programs import EAGER, with_programs
 from torchjac._planner.structure import SYMMETRIC, Found, Request, Scheme, Side, Structure
@@ -125,6 +126,8 @@ def prepare(
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
     structure = _finished(structure, request, seen, passes, entries.values.detach())
+    if request.api == "plan" and seen is not None:  # used at other points too
+        structure = held_elsewhere(request, structure, seen, passes)
     return Prepared(structure, passes, entries)
 
 
