@@ -27,9 +27,7 @@ class Chain(NamedTuple):
     def dense(self, stretch: Stretch, leaves: Sequence[Tensor]) -> Tensor:
         """The Jacobian at `leaves` by some order of multiplication, shape (m, n)."""
         program = self.bracket.program
-        bracket = Bracket(
-            program, self.bracket.cuts, self.bracket.widths, stretch, (stretch,), None, None
-        )
+        bracket = Bracket(program, self.bracket.cuts, self.bracket.widths, stretch, (), None, None)
         sizes = sizes_of(self.signature, program.direction)
         pattern, like = self.found.pattern, self.signature.leaves[0]
         emitted = emit_bracket(bracket, self.signature.leaves, sizes, pattern, like)
@@ -49,7 +47,7 @@ def chain(function: Callable[..., Any], inputs: Any, direction: str = "", cuts: 
     all_cuts = (ends[0], *nested_cuts(program, cuts), ends[1])
     widths = tuple([width(program, cut) for cut in all_cuts])
     root = Stretch(0, len(all_cuts) - 1, TANGENT)
-    return Chain(signature, found, Bracket(program, all_cuts, widths, root, (root,), None, None))
+    return Chain(signature, found, Bracket(program, all_cuts, widths, root, (), None, None))
 
 
 def stretches(start: int, stop: int, direction: str) -> Iterator[Stretch]:

@@ -9,7 +9,6 @@ from tests._evaluate.chain.chains import chain, some
 from tests._evaluate.direct.emitted import dense_jacobian
 from torchjac.testing import scenarios
 
-
 BANK = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -51,32 +53,66 @@ def emit_bracket(
         TooManyDerivativesError: It would hold too much.
         NotImplementedError: A part has no transposed program.
     """
-    program = bracket.program
     multiplication = Multiplication(bracket, primals, [bracket.root], scope)
-    rows_by_slices = bracket.root.direction != TANGENT
-    places = [None if n is None else bracket.cuts[-1].index(n) for n in program.outputs]
+    return multiplication.emit(bracket.root, sizes, pattern, like)
 
-    def carried(inputs: Sequence[Tensor], is_constant: IsConstant, room: int) -> Results:
-        found = multiplication.run(bracket.root, inputs, is_constant, room)
-        found = [folded(blocks) for blocks in found]
-        if not rows_by_slices:
-            return [None if place is None else found[place] for place in places]
-        shapes = [program.values[n].shape for n in bracket.cuts[-1]]
-        return _renumbered(found, places, [prod(shape) for shape in shapes], sizes)
 
-    shapes = [program.values[n].shape for n in program.tangents]
-    return emit_carried(
-        carried,
-        primals,
-        [prod(shape) for shape in shapes] if rows_by_slices else sizes,
-        pattern,
-        like,
-        transposed=(program.direction == "vjp") != rows_by_slices,
-    )
+def emit_factors(
+    bracket: Bracket,
+    primals: Sequence[Tensor],
+    sizes: Sequence[int],
+    pattern: SparsityPattern,
+    like: Tensor,
+    scope: str = "global",
+) -> tuple[tuple[DirectProgram, SparsityPattern], ...]:
+    """Emit the factors of a Jacobian, each by itself.
+
+    Args:
+        bracket: Where it is cut, and the linear program.
+        primals: x, where it was traced.
+        sizes: Numbers of elements of its results, as for `emit_bracket`.
+        pattern: Of the Jacobian.
+        like: A tensor with the dtype and device of the nonzeros.
+        scope: As the pattern was detected.
+
+    Returns:
+        The program and the pattern of each factor, from last to first: their product in this
+        order is the Jacobian.
+
+    Raises:
+        TooManyDerivativesError: A factor would hold too much.
+        NotImplementedError: A part has no transposed program.
+    """
+    if not bracket.factors:
+        return ((emit_bracket(bracket, primals, sizes, pattern, like, scope), pattern),)
+    stretches = [stretch for stretch, _ in bracket.factors]
+    multiplication = Multiplication(bracket, primals, stretches, scope)
+    found = []
+    for stretch, relation in bracket.factors:
+        matrix = relation.rows()
+        if stretch.stop == len(bracket.cuts) - 1:
+            matrix = _spread(matrix, bracket, sizes)
+        part = SparsityPattern(matrix.shape, matrix.indptr, matrix.indices)
+        part = part if bracket.program.direction == "jvp" else part.T
+        found.append((multiplication.emit(stretch, sizes, part, like), part))
+    return tuple(found[::-1] if bracket.program.direction == "jvp" else found)
+
+
+def _spread(matrix: Any, bracket: Bracket, sizes: Sequence[int]) -> Any:
+    """Rows for the elements of a cut as rows for those of the results, some repeated or empty."""
+    widths = [prod(bracket.program.values[n].shape) for n in bracket.cuts[-1]]
+    starts = np.cumsum([0, *widths])
+    rows: list[Any] = [
+        sp.csr_array((size, matrix.shape[1]), dtype=bool)
+        if place is None
+        else matrix[int(starts[place]) : int(starts[place + 1])]
+        for place, size in zip(bracket.places, sizes, strict=True)
+    ]
+    return sp.vstack(rows, format="csr")
 
 
 class Multiplication:
-    """Stretches of a bracket as blocks of derivatives.
+    """Stretches of a bracket as blocks of derivatives, and as programs.
 
     Args:
         bracket: The linear program, and where it is cut.
@@ -92,7 +128,8 @@ class Multiplication:
         stretches: Sequence[Stretch],
         scope: str,
     ) -> None:
-        self._cuts, self._program, self._scope = bracket.cuts, bracket.program, scope
+        self._bracket, self._primals, self._scope = bracket, primals, scope
+        self._cuts, self._program = bracket.cuts, bracket.program
         # Made beforehand: what is recorded later are the derivatives alone.
         self._parts: dict[tuple[int, int, str], LinearProgram] = {}
         for stretch in stretches:
@@ -103,6 +140,45 @@ class Multiplication:
                     if part.direction != TANGENT:
                         between = transposed(between, primals)
                     self._parts[start, stop, part.direction] = between
+
+    def emit(
+        self, stretch: Stretch, sizes: Sequence[int], pattern: SparsityPattern, like: Tensor
+    ) -> DirectProgram:
+        """The program of a stretch.
+
+        Args:
+            stretch: One of those asked for.
+            sizes: Numbers of elements of the results of the linear program.
+            pattern: Of the part of the Jacobian that the stretch is.
+            like: A tensor with the dtype and device of the nonzeros.
+
+        Returns:
+            From x to its nonzeros.
+        """
+        is_last = stretch.stop == len(self._cuts) - 1
+        is_adjoint = stretch.direction != TANGENT
+        widths = self._widths(stretch.stop)
+        places = self._bracket.places if is_last else range(len(widths))
+        results = sizes if is_last else widths
+
+        def carried(inputs: Sequence[Tensor], is_constant: IsConstant, room: int) -> Results:
+            found = self.run(stretch, inputs, is_constant, room)
+            found = [folded(blocks) for blocks in found]
+            if is_adjoint:
+                return _renumbered(found, places, widths, results)
+            return [None if place is None else found[place] for place in places]
+
+        return emit_carried(
+            carried,
+            self._primals,
+            self._widths(stretch.start) if is_adjoint else results,
+            pattern,
+            like,
+            transposed=(self._program.direction == "vjp") != is_adjoint,
+        )
+
+    def _widths(self, cut: int) -> list[int]:
+        return [prod(self._program.values[n].shape) for n in self._cuts[cut]]
 
     def run(
         self, stretch: Stretch, inputs: Sequence[Tensor], is_constant: IsConstant, room: int

@@ -83,8 +83,12 @@ class Search:
         ]
         return min(ways, key=lambda way: way.cost.weight)
 
-    def factors(self) -> tuple[Stretch, ...]:
-        """The ways to have factors of the whole that are cheap to have and to multiply with."""
+    def factors(self) -> tuple[tuple[Stretch, Relation], ...]:
+        """The ways to have factors of the whole that are cheap to have and to multiply with.
+
+        Returns:
+            First to last, each with its pattern.
+        """
         paths: dict[int, tuple[float, tuple[Stretch, ...]]] = {0: (0.0, ())}
         for stop in range(1, self._last + 1):
             found = []
@@ -94,7 +98,7 @@ class Search:
                 weight = way.cost.weight + _USES * BYTE * self._itemsize * entries
                 found.append((paths[start][0] + weight, (*paths[start][1], way.stretch)))
             paths[stop] = min(found, key=lambda path: path[0])
-        return paths[self._last][1]
+        return tuple([(s, self._relations[s.start, s.stop]) for s in paths[self._last][1]])
 
     def _find(self, start: int, stop: int) -> None:
         last = self._parts[stop - 1].relation
