@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import torchjac
+from tests._api.refused import REFUSED as NO_PRODUCT
 from tests._coloring.refused import REFUSED as NO_COLORING
 from tests._pattern.refused import REFUSED as NO_PATTERN
 from tests._planner.refused import NOT_EMITTED, note_of_program
@@ -844,6 +845,9 @@ CASES |= {
     f"no coloring: {message}": Case(call, kind, (message,)) for call, kind, message in NO_COLORING
 }
 CASES |= {f"no plan: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PLAN}
+CASES |= {
+    f"no product: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PRODUCT
+}
 
 
 @pytest.mark.parametrize("name", CASES)

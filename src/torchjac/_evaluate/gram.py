@@ -105,7 +105,9 @@ def _multiplied(solution: Solution, request: Request) -> Products:
     """Products of a Jacobian that is there."""
     weight = request.weight
     rows = [
-        torch.cat([b.reshape(y.numel(), -1).to(weight.like) for b in row], dim=1)
+        torch.cat(
+            [b.reshape(y.numel(), b.shape[y.dim() :].numel()).to(weight.like) for b in row], dim=1
+        )
         for y, row in zip(solution.outputs.tensors, solution.blocks, strict=True)
     ]
     jacobian = torch.cat(rows)

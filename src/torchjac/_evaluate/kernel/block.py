@@ -21,7 +21,7 @@ from torchjac._evaluate.kernel.structure import (
     nodes_to_seed,
     places_of,
 )
-from torchjac._evaluate.kernel.uses import read_graph
+from torchjac._evaluate.kernel.uses import Graph, read_graph
 from torchjac._evaluate.ladder import batchings, climb_down
 from torchjac._evaluate.mixing import because_of_batch_norm
 from torchjac._evaluate.randomness import random_state
@@ -149,10 +149,27 @@ def record_samples(subject: Subject, inputs: Any, count: int, *, quiet: bool) ->
     output = tensors[0]
     parameters = tuple(tape.inputs[number] for number in subject.numbers)
     graph = read_graph(output, parameters)
+    _refuse_strays(subject, graph)
     places = [places_of(uses, p) for uses, p in zip(graph.uses, parameters, strict=True)]
     return Recorded(
         subject, inputs, Tape(parameters, tape.outputs), output, places, graph.gradient_bytes
     )
+
+
+def _refuse_strays(subject: Subject, graph: Graph) -> None:
+    """Refuse a function that holds a parameter itself: exchanging it in the module has no effect.
+
+    Raises:
+        ArgumentError: There is one.
+    """
+    named = dict(subject.module.named_parameters())
+    for name in subject.names:
+        if id(named[name]) in graph.leaves:
+            raise ArgumentError(
+                f"{subject.api}: parameter {name} is used from outside of its module, where it is "
+                "no parameter (a list, a closure, another object), so that its derivative would be "
+                "missed. Use it as an attribute of the module that registers it."
+            )
 
 
 def factorise(recorded: Recorded) -> Block:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.blocks import apply_seeds
+from torchjac._evaluate.tape import grad_recorded
 from torchjac._torch import batched
 
 # of_sample(inputs of a batch of one, parameters) -> output of that batch
@@ -35,20 +36,35 @@ def rows_of_samples_alone(
         For each parameter its rows, shape (outputs, samples, elements of the parameter).
     """
 
-    def rows(sample: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def batched_rows(sample: Sequence[Tensor]) -> Sequence[Tensor | None]:
         def flat(*values: Tensor) -> Tensor:
             return of_sample([part.unsqueeze(0) for part in sample], values).flatten()
 
         value, pull, *_ = torch.func.vjp(flat, *parameters)
         seeds = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
-        return apply_seeds(
-            lambda seeds: batched(lambda one: pull(*one), seeds) if stacked else pull(*seeds),
-            [seeds],
-            stacked=stacked,
-        )
+        return batched(lambda seed: pull(*seed), [seeds])
+
+    def single_rows(sample: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        with grad_recorded():
+            leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+            value = of_sample([part.unsqueeze(0) for part in sample], leaves).flatten()
+
+        def pull(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            found: Sequence[Tensor | None] = torch.autograd.grad(
+                value, leaves, seeds[0], retain_graph=True, allow_unused=True
+            )
+            return [
+                torch.zeros_like(leaf) if grad is None else grad.to_dense()
+                for leaf, grad in zip(leaves, found, strict=True)
+            ]
+
+        seeds = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+        return apply_seeds(pull, [seeds], stacked=False)
 
     made = apply_seeds(
-        lambda parts: batched(rows, parts) if stacked else rows(parts), samples, stacked=stacked
+        (lambda parts: batched(batched_rows, parts)) if stacked else single_rows,
+        samples,
+        stacked=stacked,
     )
     return [
         part.transpose(0, 1).reshape(part.shape[1], part.shape[0], parameter.numel())

@@ -13,6 +13,7 @@ Source: Novak, Sohl-Dickstein & Schoenholz (2022), Fast Finite Width Neural Tang
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -34,6 +35,10 @@ class Explicit:
     def weighed(self, weights: Tensor) -> Tensor:
         """Sum over outputs and samples, weights of shape (outputs, samples)."""
         return weights.reshape(1, -1).to(self.rows) @ self.rows.flatten(0, 1)
+
+    def multiplied_out(self) -> Tensor:
+        """The rows."""
+        return self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,10 @@ class Outer:
         parts = self.cotangents[:, :, 0] * known[None, :, :, None]
         rows.index_add_(1, places.reshape(-1), parts.reshape(outputs, samples * positions, out))
         return rows.view(outputs, samples, 1, self.one_hot, out).mT
+
+    def multiplied_out(self) -> Tensor:
+        """Rows, shape (outputs, samples, elements)."""
+        return self.explicit().flatten(2)
 
     def of_samples(self, start: int, stop: int) -> "Outer":
         """Those of some samples."""
@@ -149,19 +158,13 @@ def _summed_first(kind: str, first: Outer, second: Outer) -> Tensor:
     outputs, _, groups, _, out = first.cotangents.shape
     rows = outputs * (first.cotangents.shape[1] + second.cotangents.shape[1])
     step = max(1, SUMS // max(1, rows * groups * first.width))
-    total: Tensor | None = None
-    for start in range(0, out, step):
+
+    def products(start: int) -> Tensor:
         part = slice(start, start + step)
-        ours, theirs = (side.of_elements(part).explicit().flatten(2) for side in (first, second))
-        products = inner(kind, ours, theirs)
-        total = products if total is None else total.add_(products)
-    return _some(total)
+        ours, theirs = (side.of_elements(part).multiplied_out() for side in (first, second))
+        return inner(kind, ours, theirs)
 
-
-def _some(total: Tensor | None) -> Tensor:
-    if total is None:
-        raise ValueError("a weight without elements has no part in a kernel")
-    return total
+    return reduce(Tensor.add_, map(products, range(0, out, step)))
 
 
 def _pairs_of_a_sample(kind: str, first: Outer, second: Outer) -> int:
@@ -189,15 +192,14 @@ def _costs(kind: str, first: Outer, second: Outer) -> tuple[int, int]:
 
 
 def _hadamard(kind: str, first: Outer, second: Outer) -> Tensor:
-    total: Tensor | None = None
-    for group in range(first.cotangents.shape[2]):
+    def products(group: int) -> Tensor:
         ours, theirs = (side.cotangents[:, :, group].flatten(1, 2) for side in (first, second))
-        products = inner(kind, ours, theirs)
+        made = inner(kind, ours, theirs)
         grams = _gram_of_inputs(first, second, group)
-        products *= grams[:, None] if kind == "full" else grams
-        part = _over_positions(kind, products, first, second)
-        total = part if total is None else total.add_(part)
-    return _some(total)
+        made *= grams[:, None] if kind == "full" else grams
+        return _over_positions(kind, made, first, second)
+
+    return reduce(Tensor.add_, map(products, range(first.cotangents.shape[2])))
 
 
 def _gram_of_inputs(first: Outer, second: Outer, group: int) -> Tensor:

@@ -210,10 +210,8 @@ def _products(kind: str, first: Block, second: Block) -> Tensor | None:
         a, b = ours[numbers].jacobian, theirs[numbers].jacobian
         if isinstance(a, Outer) and isinstance(b, Outer):
             part = contract(kind, a, b)
-        elif isinstance(a, Explicit) and isinstance(b, Explicit):
-            part = inner(kind, a.rows, b.rows)
         else:
-            raise TypeError("factors of different sorts have no inner product")
+            part = inner(kind, a.multiplied_out(), b.multiplied_out())
         if total is None:
             total = part
         else:

@@ -77,8 +77,9 @@ def place_of(use: Use, parameter: Tensor) -> Place | None:
     """
     if use.node is None:
         return None
-    rule = _RULES.get((use.node.name(), use.argument))
-    if rule is None or (use.transposed and rule is not _weight_of_matmul):
+    key = (use.node.name(), use.argument)
+    rule = _RULES.get(key)
+    if rule is None or (use.transposed and key not in _TRANSPOSABLE):
         return None
     return rule(use, parameter)
 
@@ -221,6 +222,10 @@ def _of_product(use: Use, parameter: Tensor) -> Place | None:
     return Scaling(use.node, other, tuple(parameter.shape))
 
 
+# Where a transposed parameter is read as such.
+_TRANSPOSABLE = frozenset(
+    {("AddmmBackward0", 1), ("AddmmBackward0", 2), ("MmBackward0", 0), ("MmBackward0", 1)}
+)
 _RULES: dict[tuple[str, int], Rule] = {
     ("AddBackward0", 0): _of_sum,
     ("AddBackward0", 1): _of_sum,

@@ -5,7 +5,7 @@ twice, tied weights, a weight taken outside of its layer each show as edges that
 parameter. A use that is not known as one of a layer is seen too, and never taken for one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,10 +43,12 @@ class Graph(NamedTuple):
     Attributes:
         uses: Of each parameter its uses, in no order; none where no path leads to it.
         gradient_bytes: Bytes of the gradients of everything that is not a parameter.
+        leaves: Every leaf, by its identity.
     """
 
     uses: list[list[Use]]
     gradient_bytes: int
+    leaves: Mapping[int, Any]
 
 
 def read_graph(output: Tensor, parameters: Sequence[Tensor]) -> Graph:
@@ -80,7 +82,7 @@ def read_graph(output: Tensor, parameters: Sequence[Tensor]) -> Graph:
                 stack.append(following)
     found = [leaves.get(id(parameter)) for parameter in parameters]
     uses = [[] if leaf is None else _through(leaf, users, False) for leaf in found]
-    return Graph(uses, size)
+    return Graph(uses, size, leaves)
 
 
 def _through(node: Any, users: dict[Any, list[tuple[Any, int]]], transposed: bool) -> list[Use]:
