@@ -17,6 +17,7 @@ from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._pattern.detect import Detection
+from torchjac._planner.certificate import agree
 from torchjac._planner.machine import learn, machine_of
 from torchjac._planner.structure import Candidate, Request, Structure
 from torchjac.errors import FallbackWarning
@@ -24,9 +25,6 @@ from torchjac.errors import FallbackWarning
 AUTO, EAGER = "auto", "eager"
 # Times are taken at least so often, and then so long or so often; the least counts.
 REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
-# Rounding that two ways to compute may differ by: in units of the precision, but in low precision
-# no more than a part of the largest entry, and there in fewer units.
-ROUNDING_UNITS, ROUNDING_CAP, FEW_UNITS = 1e5, 1e-3, 20.0
 
 
 class _Site(NamedTuple):
@@ -182,7 +180,7 @@ def _not_worth_emitting(site: _Site, passes: Candidate) -> _Made | None:
     predicted_s = machine.replayed_s(cost_of(program, slices))
     if once_s + uses * predicted_s < uses * passes.predicted_s:
         return None
-    note = f"not made: does not pay in {uses:,} evaluations"
+    note = f"not made: does not pay in {uses:,} evaluation{'s' if uses > 1 else ''}"
     return _Made(None, _candidate(site, "direct", predicted_s, note, once_s))
 
 
@@ -248,14 +246,6 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
     note = "" if emitted.name == "direct" else emitted.how
     made = _candidate(site, name, seconds, note, emitted.once_s, program.cost)
     return _Made(direct, made)
-
-
-def agree(found: Tensor, values: Tensor) -> bool:
-    """Whether two ways to compute the same entries differ by rounding only."""
-    scale = values[values.isfinite()].abs().max() if values.isfinite().any() else 0.0
-    eps = torch.finfo(values.dtype).eps
-    allowed = min(ROUNDING_UNITS * eps, max(ROUNDING_CAP, FEW_UNITS * eps))
-    return torch.allclose(found, values, rtol=0.0, atol=allowed * float(scale), equal_nan=True)
 
 
 def _candidate(
