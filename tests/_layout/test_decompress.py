@@ -13,6 +13,8 @@ from tests._coloring import matrices
 from torchjac._coloring.orders import ORDERS
 from torchjac._coloring.select import color_pattern
 from torchjac._layout.decompress import decompressor, depth, substituted
+from torchjac._layout.slices import Slices
+from torchjac._pattern.pattern import SparsityPattern
 
 ANY = settings(deadline=None, max_examples=40, derandomize=True, database=None)
 KINDS = [
@@ -209,3 +211,23 @@ def test_a_decompressor_can_be_pickled():
     values = entries(coloring.pattern, "acyclic")
     recover = pickle.loads(pickle.dumps(decompressor(coloring)))
     torch.testing.assert_close(recover(compressed(coloring, values)[0]), values)
+
+
+@pytest.mark.parametrize("kind", ["column", "row"])
+@pytest.mark.parametrize(
+    "dense",
+    [np.ones((4, 3)), np.ones((1, 5)), np.kron(np.eye(3), np.ones((2, 4)))],
+    ids=["full", "one row", "blocks"],
+)
+def test_full_parts_are_read_without_index_tensors(dense, kind):
+    pattern = SparsityPattern.from_dense(dense)
+    coloring = color_pattern(pattern, kind)
+    recover = decompressor(coloring)
+    matrix = torch.arange(1.0, dense.size + 1).view(dense.shape) * torch.from_numpy(dense).float()
+    seeds = coloring.column_seeds if kind == "column" else coloring.row_seeds
+    stack = seeds(0, coloring.num_colors, dtype=torch.float32, device=torch.device("cpu"))
+    product = stack @ matrix.T if kind == "column" else stack @ matrix
+    found = recover(columns=product) if kind == "column" else recover(rows=product)
+    assert isinstance(recover.places.read, Slices)
+    assert recover.places.to(torch.device("cpu")) == recover.places
+    assert found.tolist() == matrix[matrix != 0].tolist()

@@ -28,6 +28,7 @@ from torch import Tensor
 from torchjac._coloring.coloring import Coloring
 from torchjac._coloring.engine import kernels
 from torchjac._coloring.graph import Graph, adjacency, bipartite
+from torchjac._layout.slices import Slices, as_slices
 from torchjac.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 Array = NDArray[Any]
@@ -39,19 +40,21 @@ class Places:
     """Index tensors of a decompressor on one device.
 
     Attributes:
-        read: Where each unknown's sum lies among the compressed values.
+        read: Where each unknown's sum lies among the compressed values, slices of them where that
+            is regular, as for full matrices and full blocks.
         parents: The next unknown towards the root, of each unknown but the roots, which come last.
         unknowns: The unknown of each entry, shape (nnz,); None where `read` is by entry already.
     """
 
-    read: Tensor
+    read: Tensor | Slices
     parents: Tensor | None = None
     unknowns: Tensor | None = None
 
     def to(self, device: torch.device) -> "Places":
         """The same on another device."""
+        read = self.read if isinstance(self.read, Slices) else self.read.to(device)
         further = (self.parents, self.unknowns)
-        return Places(self.read.to(device), *(None if t is None else t.to(device) for t in further))
+        return Places(read, *(None if t is None else t.to(device) for t in further))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,10 @@ class Decompressor:
         """
         values = self._joined(columns, rows)
         places = self._on(values.device)
-        found = values.index_select(0, places.read)
+        if isinstance(places.read, Slices):
+            found = places.read.view(values.contiguous()).reshape(-1)
+        else:
+            found = values.index_select(0, places.read)
         if places.parents is not None and places.unknowns is not None:
             found = substituted(found, places.parents, self.counts)
             found = found.index_select(0, places.unknowns)
@@ -179,9 +185,11 @@ def find_lines(coloring: Coloring) -> Places:
     pattern = coloring.pattern
     m, n = pattern.shape
     if coloring.column_colors is not None:
-        return Places(index_tensor(flat(coloring.column_colors[pattern.indices], pattern.rows, m)))
-    colors = coloring.row_colors if coloring.row_colors is not None else np.empty(0, np.int32)
-    return Places(index_tensor(flat(colors[pattern.rows], pattern.indices, n)))
+        read = flat(coloring.column_colors[pattern.indices], pattern.rows, m)
+    else:
+        colors = coloring.row_colors if coloring.row_colors is not None else np.empty(0, np.int32)
+        read = flat(colors[pattern.rows], pattern.indices, n)
+    return Places(as_slices(read) or index_tensor(read))
 
 
 def find(coloring: Coloring) -> tuple[Places, tuple[int, ...]]:
