@@ -15,6 +15,7 @@ from torch import nn
 import torchjac
 from tests._api.refused import REFUSED as NO_PRODUCT
 from tests._coloring.refused import REFUSED as NO_COLORING
+from tests._evaluate.chain.refused import REFUSED as NO_CHAIN
 from tests._pattern.refused import REFUSED as NO_PATTERN
 from tests._planner.refused import NOT_EMITTED, note_of_program
 from tests._planner.refused import REFUSED as NO_PLAN
@@ -844,6 +845,7 @@ CASES |= {
 CASES |= {
     f"no coloring: {message}": Case(call, kind, (message,)) for call, kind, message in NO_COLORING
 }
+CASES |= {f"no chain: {message}": Case(call, kind, (message,)) for call, kind, message in NO_CHAIN}
 CASES |= {f"no plan: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PLAN}
 CASES |= {
     f"no product: {message}": Case(call, kind, (message,)) for call, kind, message in NO_PRODUCT
@@ -882,6 +884,7 @@ class Template(NamedTuple):
 # What these raise reaches the caller; the engine's own NotImplementedError is what one way to
 # compute says to the ladder, which tells it in a FallbackWarning, or to a plan, which prints it.
 DROP_INS = ("functional.py", "func.py")
+TRANSPOSED = ("transpose.py",)
 # Messages that no call can show, and why.
 INTERNAL = {
     "cannot be traced by torch.compile": "raised while tracing: slow tests of compiled calls",
@@ -915,7 +918,9 @@ def messages_in_source() -> Iterator[Template]:
             if text.replace(".*", ""):
                 if path.parent.name == "direct" and name != "warn":
                     text = rf"(?:not possible|too large): {text}"  # a plan prints it
-                elif name == "NotImplementedError" and path.name not in DROP_INS:
+                elif path.name == "rerun.py":
+                    text = f"no transposed program: {text}"  # a plan prints it
+                elif name == "NotImplementedError" and path.name not in (*DROP_INS, *TRANSPOSED):
                     text = rf".*: computed by .*: {text}[;)].*"  # the ladder passes it on
                 yield Template(f"{path.relative_to(ROOT)}:{node.lineno}", text)
     for words in (*strict.MISSING.values(), strict.CONSTANT, *strict.NO_GRADIENT.values()):

@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.mistaken import WronglyBatched, WrongProduct
 from torchjac import errors, gram, ntk
+from torchjac._api.operator import JacobianOperator
 
 Refusal = tuple[Callable[[], object], type[Exception], str]
 
@@ -67,7 +68,62 @@ class Batchwise(nn.Module):
         return Doubled.apply(self.weight) * x
 
 
+def times(operand: object, *, left: bool = False) -> object:
+    operator = JacobianOperator([torch.ones(2, 3)])
+    return operand @ operator if left else operator @ operand  # pyright: ignore
+
+
 REFUSED: list[Refusal] = [
+    (
+        lambda: JacobianOperator([]),
+        errors.ArgumentError,
+        "JacobianOperator: `factors` expected a matrix at least, got none: give one.",
+    ),
+    (
+        lambda: JacobianOperator([torch.ones(2, 3), torch.ones(2, 2)]),
+        errors.ShapeError,
+        "JacobianOperator: `factors[1]` expected 3 rows, as many as `factors[0]` has columns, got "
+        "shape (2, 2): give them from last to first.",
+    ),
+    (
+        lambda: JacobianOperator([[[1.0]]]),  # pyright: ignore[reportArgumentType]
+        errors.ArgumentTypeError,
+        "JacobianOperator: `factors[0]` expected a tensor, got <class 'list'>: convert it.",
+    ),
+    (
+        lambda: JacobianOperator([torch.eye(2).to_sparse()]),
+        errors.ArgumentTypeError,
+        "JacobianOperator: `factors[0]` expected layout torch.strided, torch.sparse_csr or "
+        "torch.sparse_csc, got torch.sparse_coo: convert it with `.to_sparse_csr()`.",
+    ),
+    (
+        lambda: JacobianOperator([torch.ones(2, 3), torch.ones(3)]),
+        errors.ShapeError,
+        "JacobianOperator: `factors[1]` expected two dimensions, got shape (3,): reshape it.",
+    ),
+    (
+        lambda: JacobianOperator([torch.ones(2, 3), torch.ones(3, 1).double()]),
+        errors.ArgumentError,
+        "JacobianOperator: `factors[1]` expected torch.float32 on cpu as `factors[0]`, got "
+        "torch.float64 on cpu: convert it with `.to()`.",
+    ),
+    (
+        lambda: times([1.0, 2.0, 3.0]),
+        errors.ArgumentTypeError,
+        "JacobianOperator: the right operand of `@` expected a strided tensor, got <class 'list'>: "
+        "convert it.",
+    ),
+    (
+        lambda: times(torch.ones(2)),
+        errors.ShapeError,
+        "JacobianOperator: the right operand of `@` expected shape (3,) or (3, k), got (2,): lay "
+        "inputs and outputs out flat, one after the other.",
+    ),
+    (
+        lambda: times(torch.ones(3), left=True),
+        errors.ShapeError,
+        "JacobianOperator: the left operand of `@` expected shape (2,) or (k, 2), got (3,): lay",
+    ),
     (
         lambda: gram(torch.sin, X, over="rows"),
         errors.ArgumentError,
