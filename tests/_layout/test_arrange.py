@@ -1,5 +1,7 @@
 """Values in CSR order become tensors of every layout, and can be written into them again."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,16 @@ def test_results_share_the_memory_of_index_tensors_that_nobody_writes_to(layout)
     tensor = arrangement.assemble(VALUES)
     assert all(map(torch._C._is_cow_tensor, index_tensors(tensor)))
     assert torch.equal(index_tensors(tensor)[0], arrangement.indices[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_copies_by_pickle_share_no_index_tensors_with_the_original(layout):
+    arrangement = made(layout)
+    copy = pickle.loads(pickle.dumps(arrangement))
+    tensor = copy.assemble(VALUES)
+    assert torch.equal(tensor.to_dense(), EXPECTED)
+    for index in (*arrangement.indices, *copy.indices):
+        assert torch._C._is_cow_tensor(index)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -52,7 +52,7 @@ def differentiate_sparsely(
     refuse_transforms(signature.api)
     if signature.holomorphic:
         raise LayoutError(
-            f"{signature.api}: layout={layout} is for real functions: use layout=torch.strided "
+            f"{signature.api}: layout={layout!r} is for real functions: use layout=torch.strided "
             "with holomorphic=True, or differentiate the real pair."
         )
     if options.create_graph:  # forward rules of PyTorch have wrong derivatives

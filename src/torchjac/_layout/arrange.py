@@ -9,6 +9,7 @@ matrix are the matrix.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,15 @@ class Arrangement:
     is_padded: bool
     stored: tuple[int, ...]
     put: Tensor | Slices | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With copies, for pickling looks at memory in a way that ends the sharing of it."""
+        return dict(self.__dict__, indices=tuple([t.clone() for t in self.indices]))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore, ready for several threads."""
+        self.__dict__.update(state)
+        share(self.indices)
 
     def assemble(self, values: Tensor) -> Tensor:
         """The tensor with these values, differentiable in them.
@@ -248,11 +258,19 @@ def _taken(positions: Indices | None, device: torch.device) -> Tensor | Slices |
     return slices or (None if positions is None else _tensor(positions, device))
 
 
-def _shared(arrays: Sequence[Indices], device: torch.device) -> tuple[Tensor, ...]:
-    """Index tensors, ready to be copied lazily in any thread."""
-    tensors = tuple([_tensor(array, device) for array in arrays])
+def share(tensors: Sequence[Tensor]) -> None:
+    """Make tensors ready to be copied lazily in any thread.
+
+    Args:
+        tensors: Of which each has memory of its own.
+    """
     for tensor in tensors:
         lazy_copy(tensor)
+
+
+def _shared(arrays: Sequence[Indices], device: torch.device) -> tuple[Tensor, ...]:
+    tensors = tuple([_tensor(array, device) for array in arrays])
+    share(tensors)
     return tensors
 
 
