@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
+from torchjac._evaluate.direct.replayed import Run
 from torchjac._inputs.warn import warn
 from torchjac._torch import compile_graph
 from torchjac.errors import FallbackWarning
@@ -18,7 +19,6 @@ MOST_NODES = 1000
 # A second thread costs microseconds to wake, and milliseconds where another process has its core.
 PARALLEL_FROM = 2**15
 
-Run = Callable[[Sequence[Tensor]], Tensor]
 # What belongs together: an operation, and the items of the list that it returns.
 _Group = list[fx.Node]
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx
 from torch.autograd.graph import increment_version
 
-from torchjac._evaluate.direct.compiled import Run, compiled
+from torchjac._evaluate.direct.compiled import compiled
 from torchjac._evaluate.direct.emit import DirectProgram
+from torchjac._evaluate.direct.replayed import Run, replayed
 
 REPLAY, INDUCTOR = "replay", "inductor"
 aten = torch.ops.aten
@@ -85,8 +86,7 @@ class Direct:
     def _runner(self, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
         if self.backend == INDUCTOR:
             return compiled(self.api, graph, examples)
-        forward = graph.forward
-        return lambda leaves: forward(*leaves)
+        return replayed(graph)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which belongs to this process."""
