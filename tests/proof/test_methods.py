@@ -83,9 +83,7 @@ def assert_equal(found: Tensor, dense: Tensor, dtype: torch.dtype) -> None:
     assert bool((off <= allowed).all()), f"off by {float((off / allowed).max())} times the rounding"
 
 
-def assert_right(
-    name: str, method: Method, layout: torch.layout | str, dtype: torch.dtype
-) -> None:
+def assert_right(name: str, method: Method, layout: torch.layout | str, dtype: torch.dtype) -> None:
     """Planned at one point, evaluated at others: new, checked, and written over another result."""
     problem = PROBLEMS[name]
     here, *others = points(problem, dtype)
