@@ -179,16 +179,20 @@ def half_constant(x):
 
 WRITES = {
     "nothing": lambda out: None,
-    "in place": lambda out: out.zero_(),
-    "through numpy": lambda out: out.numpy().fill(0.0),
-    "through a view": lambda out: out[1:].zero_(),
+    "in place": lambda out: out.fill_(7.0),
+    "through numpy": lambda out: out.numpy().fill(7.0),
+    "through a view": lambda out: out[-1].fill_(7.0),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize("layout", ["blocks", torch.strided])
-def test_an_earlier_result_is_filled_whatever_was_done_to_it(layout, write):
-    first = BATCH[:, :2] if layout == "blocks" else BATCH[:1, :2]
+@pytest.mark.parametrize(
+    ("layout", "count"),
+    [("blocks", 4), (torch.strided, 4), (torch.strided, 1)],
+    ids=["blocks", "mostly zeros", "full"],
+)
+def test_an_earlier_result_is_filled_whatever_was_done_to_it(layout, count, write):
+    first = BATCH[:count, :2]
     plan = torchjac.plan(half_constant, first, layout=layout, backend="replay")
     out = plan(first)
     write(out)

@@ -82,12 +82,13 @@ class Arrangement:
             check_invariants=False,
         )
 
-    def refill(self, out: Tensor, values: Tensor) -> None:
+    def refill(self, out: Tensor, values: Tensor, *, is_clean: bool = False) -> None:
         """Write other values into a tensor that `assemble` made.
 
         Args:
             out: The tensor.
             values: As in `assemble`.
+            is_clean: Whether its zeros are known to be there still.
         """
         kept = self.ordered(values)
         if self.layout is not torch.strided:
@@ -95,7 +96,7 @@ class Arrangement:
         elif self.put is None:
             out.copy_(kept)
         else:
-            self._spread(kept, out.zero_())
+            self._spread(kept, out if is_clean else out.zero_())
 
     def ordered(self, values: Tensor) -> Tensor:
         """The values in the order in which they are stored, contiguous."""

@@ -111,8 +111,8 @@ def refill(structure: Structure, request: Request, values: Tensor, out: Any) -> 
 def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     """The Jacobian by an emitted program; into an earlier result only what depends on x.
 
-    A result of one tensor that holds the entries in order (CSR, a full matrix, full blocks), and
-    that nobody has written to since, is known by a mark that it carries.
+    A result of one tensor that is dense or holds the entries in order (CSR), and that nobody has
+    written to since, is known by a mark that it carries: its constant entries and zeros are there.
 
     Args:
         ready: The program and x.
@@ -126,16 +126,17 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     tell_direct(request.api, program)
     leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
     where = structure.arrangements[0][0]
-    markable = where.keeps_order and len(leaves) == 1
-    if markable and out is not None and _is_marked(out, program):
-        program.refill(where.entries_in(out), leaves)
-        setattr(out, _MARK, Written(out, program))
-        return out
-    values = program.nonzeros(leaves)
+    is_dense = where.layout is torch.strided
+    markable = (where.keeps_order or is_dense) and len(leaves) == 1
+    is_clean = markable and _is_marked(out, program)
     if out is None:
-        out = rebuild(structure, signature, request, values)
+        out = rebuild(structure, signature, request, program.nonzeros(leaves))
+    elif is_clean and where.keeps_order:
+        program.refill(where.entries_in(out), leaves)
+    elif is_clean:
+        where.refill(out, _as(program.nonzeros(leaves), out.dtype), is_clean=True)
     else:
-        refill(structure, request, values, out)
+        refill(structure, request, program.nonzeros(leaves), out)
     if markable and isinstance(out, Tensor) and not out.is_inference():
         setattr(out, _MARK, Written(out, program))
     return out
