@@ -620,6 +620,64 @@ def test_samples_that_are_not_contiguous():
     assert off(ntk(module, x), kernel(module, x, x)) < 1e-12
 
 
+def test_a_sample_with_nan_spoils_no_other():
+    module = module_of("mlp", torch.float64)
+    x = samples("mlp", 3, torch.float64, 0)
+    spoiled = x.clone()
+    spoiled[1, 0] = torch.nan
+    ours, others = ntk(module, spoiled), torch.tensor([0, 2])
+    assert off(ours[others][:, others], ntk(module, x)[others][:, others]) < 1e-12
+    assert ours[1].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    module = module_of("norm", dtype)
+    ours = ntk(module, samples("norm", 3, dtype, 0))
+    wide = module.double()
+    x = samples("norm", 3, dtype, 0).double()
+    assert ours.dtype == dtype
+    assert off(ours.double(), kernel(wide, x, x)) < 0.05
+
+
+def test_deep_networks_with_large_and_small_inputs():
+    torch.manual_seed(0)
+    layers = [part for _ in range(8) for part in (nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU())]
+    module = nn.Sequential(*layers, nn.Linear(16, 2))
+    for scale in (1e-6, 1.0, 1e5):
+        x = scale * torch.randn(4, 16)
+        with torchjac.record() as runs:
+            ours = ntk(module, x)
+        assert runs[0].method == "structure of layers"
+        assert off(ours, kernel(module, x, x)) < 1e-4
+
+
+def test_inputs_that_require_gradients():
+    module = module_of("prelu", torch.float64)
+    x = samples("prelu", 3, torch.float64, 0).requires_grad_()
+    with pytest.warns(errors.FallbackWarning):
+        ours = ntk(module, x)
+    assert not ours.requires_grad
+    assert x.grad is None
+
+
+def test_a_module_that_takes_a_dict():
+    module = module_of("mlp", torch.float64)
+    x = samples("mlp", 3, torch.float64, 0)
+    assert off(ntk(lambda d: module(d["x"]), {"x": x}, wrt=module), kernel(module, x, x)) < 1e-12
+
+
+def test_checkpointed_layers_are_seen():
+    from torch.utils.checkpoint import checkpoint
+
+    module = module_of("mlp", torch.float64)
+    x = samples("mlp", 3, torch.float64, 0)
+    with torchjac.record() as runs:
+        ours = ntk(lambda x: checkpoint(module, x, use_reentrant=False), x, wrt=module)
+    assert off(ours, kernel(module, x, x)) < 1e-12
+    assert runs[0].method == "structure of layers"
+
+
 def test_no_samples():
     module = module_of("mlp", torch.float64)
     x = samples("mlp", 3, torch.float64, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ from torchjac._inputs.signature import Signature, bind
 from torchjac._inputs.warn import warn
 from torchjac._torch import batched, pytree, refuse_wrong_batching, shape_after
 from torchjac.errors import ArgumentError, FallbackWarning, MixedSamplesError, ShapeError
+
+# A seed times this shows the rounding errors of a product.
+MULTIPLE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +193,17 @@ def factorise(recorded: Recorded) -> Block:
         return Block([], {})
     (seed,) = random_like([output])
     cotangents = _cotangents(recorded, seed)
-    gradients = tape.pull([0], [seed], stacked=False, create_graph=False)
+    truth = _Truth(tape, seed, cotangents)
     factors, reasons = factors_of(recorded.places, tape.inputs, cotangents)
     sound: list[Factor] = []
     for factor in factors:
-        if _is_sound(factor, gradients, cotangents):
+        if truth.agrees(factor):
             sound.append(factor)
         else:
             said = "what its layer says of a product is not what a backward pass says"
             reasons.update(dict.fromkeys(factor.parameters, said))
     if reasons:
-        sound += _multiplied_out(recorded, sorted(reasons), gradients, cotangents)
+        sound += _multiplied_out(recorded, sorted(reasons), truth)
     return Block(sound, reasons)
 
 
@@ -236,28 +240,42 @@ def _cotangents(recorded: Recorded, seed: Tensor) -> Cotangents:
     return Cotangents(at, weights, scale)
 
 
-def _is_sound(factor: Factor, gradients: Sequence[Tensor | None], cotangents: Cotangents) -> bool:
-    """Whether J^T u of a factor is what a backward pass gives, for each of its parameters."""
-    ours = factor.gradients(cotangents.weights)
-    for k, (number, mine) in enumerate(zip(factor.parameters, ours, strict=True)):
-        true = gradients[number]
-        if true is None:
-            true = torch.zeros_like(mine)
-        elif true.layout is not torch.strided:
-            true = true.to_dense()
-        if not cotangents.agrees(
-            mine, true.to(mine), lambda k=k: factor.sizes(cotangents.weights)[k]
-        ):
-            return False
-    return True
+class _Truth:
+    """J^T u for all parameters, by a plain backward pass."""
+
+    def __init__(self, tape: Tape, seed: Tensor, cotangents: Cotangents) -> None:
+        self._tape, self._seed, self._cotangents = tape, seed, cotangents
+        self._products = self._pull(1.0)
+        self._others: list[Tensor] | None = None
+
+    def _pull(self, multiple: float) -> list[Tensor]:
+        made = self._tape.pull([0], [multiple * self._seed], stacked=False, create_graph=False)
+        pairs = zip(made, self._tape.inputs, strict=True)
+        return [torch.zeros_like(x) if g is None else g.to_dense() / multiple for g, x in pairs]
+
+    def _noise(self, number: int) -> Tensor:
+        """What rounding makes of a product: it is linear in the seed but for that."""
+        if self._others is None:
+            self._others = self._pull(MULTIPLE)
+        return self._others[number] - self._products[number]
+
+    def agrees(self, factor: Factor) -> bool:
+        """Whether J^T u of a factor is the same, for each of its parameters."""
+        weights = self._cotangents.weights
+        return all(
+            self._cotangents.agrees(
+                ours,
+                self._products[number].to(ours),
+                lambda k=k: factor.sizes(weights)[k],
+                partial(self._noise, number),
+            )
+            for k, (number, ours) in enumerate(
+                zip(factor.parameters, factor.gradients(weights), strict=True)
+            )
+        )
 
 
-def _multiplied_out(
-    recorded: Recorded,
-    numbers: Sequence[int],
-    gradients: Sequence[Tensor | None],
-    cotangents: Cotangents,
-) -> list[Factor]:
+def _multiplied_out(recorded: Recorded, numbers: Sequence[int], truth: _Truth) -> list[Factor]:
     """Factors from single samples, batched, or one by one where PyTorch cannot batch."""
     subject = recorded.subject
     wanted = [recorded.tape.inputs[number].detach() for number in numbers]
@@ -282,7 +300,7 @@ def _multiplied_out(
             Factor((number,), (value.shape,), Explicit(rows))
             for number, value, rows in zip(numbers, wanted, made, strict=True)
         ]
-        if all(_is_sound(factor, gradients, cotangents) for factor in factors):
+        if all(map(truth.agrees, factors)):
             return factors
         if stacked:
             raise NotImplementedError("samples in a batch have other derivatives than alone")

@@ -50,13 +50,10 @@ def rows_of_samples_alone(
             value = of_sample([part.unsqueeze(0) for part in sample], leaves).flatten()
 
         def pull(seeds: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            found: Sequence[Tensor | None] = torch.autograd.grad(
-                value, leaves, seeds[0], retain_graph=True, allow_unused=True
+            found = torch.autograd.grad(
+                value, leaves, seeds[0], retain_graph=True, materialize_grads=True
             )
-            return [
-                torch.zeros_like(leaf) if grad is None else grad.to_dense()
-                for leaf, grad in zip(leaves, found, strict=True)
-            ]
+            return [grad.to_dense() for grad in found]
 
         seeds = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
         return apply_seeds(pull, [seeds], stacked=False)
@@ -67,7 +64,7 @@ def rows_of_samples_alone(
         stacked=stacked,
     )
     return [
-        part.transpose(0, 1).reshape(part.shape[1], part.shape[0], parameter.numel())
+        part.detach().transpose(0, 1).reshape(part.shape[1], part.shape[0], parameter.numel())
         for part, parameter in zip(made, parameters, strict=True)
         if part is not None
     ]

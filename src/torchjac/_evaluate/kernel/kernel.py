@@ -102,7 +102,7 @@ class _Work:
         result = result.new_zeros(*counts, *ends)
         if not output.requires_grad:
             self._warn_of_constant()
-        elif result.numel():
+        elif result.numel() and output.numel():
             flat = result.view(*counts, *[output[:1].numel()] * _OUTPUT_AXES[self._kind])
             self._fill(flat, step, symmetric=symmetric)
         if is_listened_to():

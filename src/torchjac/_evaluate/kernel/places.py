@@ -14,7 +14,6 @@ Source: Novak, Sohl-Dickstein & Schoenholz (2022), Fast Finite Width Neural Tang
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from torchjac._evaluate.kernel.uses import Use
 from torchjac._torch import saved_by, shape_after
 
-Arrange = Callable[[Tensor], Tensor]
+ByRows = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,28 @@ class Product:
         node: Node of the layer.
         inputs: x, shape (rows, groups, positions, in); with `one_hot` the classes instead, shape
             (rows,), -1 for none; None for ones, of a bias.
-        arrange: From cotangents (seeds, *output) to (seeds, rows, groups, positions, out).
+        by_rows: From cotangents (seeds, *output) to (seeds, rows, elements of a row).
+        groups: Groups of channels in a row.
+        channels: Channels of a group, each with its positions; 0: all that a row has is one
+            position.
         flipped: Whether the parameter is (in, out), not (out, in).
         one_hot: Number of classes, 0 where `inputs` are numbers.
     """
 
     node: Any
     inputs: Tensor | None
-    arrange: Arrange
+    by_rows: ByRows
+    groups: int = 1
+    channels: int = 0
     flipped: bool = False
     one_hot: int = 0
+
+    def arrange(self, rows: Tensor) -> Tensor:
+        """(seeds, rows, elements) as (seeds, rows, groups, positions, channels)."""
+        seeds, count, elements = rows.shape
+        channels = self.channels or elements
+        positions = elements // max(1, self.groups * channels)
+        return rows.reshape(seeds, count, self.groups, channels, positions).mT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +112,11 @@ def _weight_of_matmul(use: Use, parameter: Tensor) -> Place | None:  # noqa: ARG
 
 
 def _rows(cotangents: Tensor) -> Tensor:
-    return cotangents[:, :, None, None]
+    return cotangents
 
 
 def _columns(cotangents: Tensor) -> Tensor:
-    return cotangents.mT[:, :, None, None]
+    return cotangents.mT
 
 
 def _bias_of_matmul(use: Use, parameter: Tensor) -> Place | None:
@@ -123,18 +134,18 @@ def _of_convolution(use: Use, parameter: Tensor) -> Place | None:
     node = use.node
     if len(shape_after(node)) < 3:
         return None
-    arrange = partial(_positions, groups=saved_by(node, "groups"))
-    if use.argument == 2:
-        return Product(node, None, arrange)
-    if saved_by(node, "transposed"):
-        return None
-    return Product(node, _patches(node, saved_by(node, "input"), parameter.shape[2:]), arrange)
+    groups = saved_by(node, "groups")
+    channels = shape_after(node)[1] // groups
+    inputs = None
+    if use.argument == 1:
+        if saved_by(node, "transposed"):
+            return None
+        inputs = _patches(node, saved_by(node, "input"), parameter.shape[2:])
+    return Product(node, inputs, _images, groups, channels)
 
 
-def _positions(cotangents: Tensor, groups: int) -> Tensor:
-    """(seeds, rows, channels, *positions) -> (seeds, rows, groups, positions, channels of one)."""
-    seeds, rows, channels = cotangents.shape[:3]
-    return cotangents.reshape(seeds, rows, groups, channels // groups, -1).mT
+def _images(cotangents: Tensor) -> Tensor:
+    return cotangents.flatten(2)
 
 
 def _patches(node: Any, x: Tensor, kernel: torch.Size) -> Tensor:
@@ -174,7 +185,7 @@ def _of_embedding(use: Use, parameter: Tensor) -> Place | None:
 
 
 def _embedded(cotangents: Tensor) -> Tensor:
-    return cotangents.reshape(cotangents.shape[0], -1, 1, 1, cotangents.shape[-1])
+    return cotangents.flatten(1, -2)
 
 
 # Normalisation and elementwise operations
