@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test  ## run the tests and doctests, without those mark
 test-all: $(VENV)/.installed-test  ## run all tests and doctests
 	$(PYTEST) --timeout=1200 $(ARGS)
 
-bench: $(VENV)/.installed-bench $(PEERS)/.installed  ## run the benchmarks
+bench: $(VENV)/.installed-bench $(PEERS)/.installed  ## measure, and write docs/benchmarks.md
 	TORCHJAC_BENCH_PEERS=$(PEERS) $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check style, format and types
@@ -54,13 +54,16 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(PIP) --no-build-isolation --editable '.[$*]'
 	@touch $@
 
-# What torchjac is measured against and must not share an environment with. Without it the benchmarks
-# measure torchjac alone and say so.
-$(PEERS)/.installed:
-	@echo "installing asdex and jax into $(PEERS)"
+# What torchjac is measured against and must not share an environment with. The page says of each that
+# cannot be installed that it is missing.
+$(PEERS)/.installed: Makefile
+	@echo "installing asdex, jax and casadi into $(PEERS)"
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  asdex==0.5.1 jax==0.10.2 numpy scipy && touch $@ || echo "asdex cannot be installed" >&2
+	@for peer in "asdex==0.5.1 jax==0.10.2 numpy scipy" "casadi==3.8.2 numpy scipy"; do \
+	  $(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet $$peer \
+	    || echo "cannot be installed: $$peer" >&2; \
+	done
+	@touch $@
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -2,112 +2,139 @@
 
 import argparse
 import json
+import os
+import platform
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks import problems, sparse
-from benchmarks.facts import WrongAnswer
-from benchmarks.memory import BUDGETS, Growth, growths
-from benchmarks.race import Race, pairs, race
-from benchmarks.table import (
-    growth_as_data,
-    machine,
-    race_as_data,
-    render,
-    render_growths,
-    summary,
-)
-from benchmarks.timing import FULL, QUICK, Effort
+from benchmarks import memory, workloads
+from benchmarks.compare import WrongAnswerError
+from benchmarks.model import CASADI, Planning, Run, read_run, write_run
+from benchmarks.page import render
+from benchmarks.plots import draw
+from benchmarks.report import printed
+from benchmarks.request import Asked, Request
+from benchmarks.sides import ALL_PEERS, OWN, ROOT, Sides, environment, missing
+from benchmarks.targets import judge
+from benchmarks.text import duration
 
-MEMORY, SPARSE = "memory", "sparse"
-GROUPS = (*problems.GROUPS, MEMORY, SPARSE)
-LEGEND = """\
-Answers are compared before anything is timed; contenders are timed in turns.
-ms      median time of a call; * extrapolated from a part of the answer
-+-%     half the distance between the quartiles of the times
-/best   time relative to the fastest contender that is not torchjac's, median over the rounds
-peak    most bytes of tensors alive during a call, those from before not counted
-calls   evaluations of f
-error   distance to the answer in double precision, relative, in the Frobenius norm
-how     what torchjac.record() says
-sparse: each side in a process of its own; start: first use, on a small problem; prepare: pattern
-and colors; first: the first evaluation, and compiling for it; floor: reading x, writing nonzeros\
-""".splitlines()
+SPARSE, DENSE, SCALING, MEMORY, PLANNING = "sparse", "dense", "scaling", "memory", "planning"
+PARTS = (*workloads.FAMILIES, SCALING, MEMORY, PLANNING)
+GROUPS = {SPARSE: workloads.SPARSE_FAMILIES, DENSE: tuple(workloads.DENSE)}
+DOCS = ROOT / "docs"
+DATA, PAGE, IMAGES = "benchmarks.json", "benchmarks.md", "images"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure torchjac against torch.func and torch.autograd.functional.",
+        description="Measure torchjac beside all that computes the same, and write a page of it. "
+        "With names, only those are measured, and nothing is written unless --output is given.",
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"what to run (default: all): {', '.join(GROUPS)}"
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, under 2 minutes")
+    names = ", ".join([*GROUPS, *PARTS])
+    parser.add_argument("names", nargs="*", metavar="name", help=f"default: all; of {names}")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, under 5 minutes")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="one thread and its processor time, not the wall's: for machines that others use",
+        help="one core and its processor time, not the wall's: for machines that others use",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help=f"where {PAGE}, {DATA} and {IMAGES}/ go (default, without names: docs)",
+    )
+    parser.add_argument(
+        "--render", action="store_true", help=f"measure nothing: write the page anew from {DATA}"
+    )
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in GROUPS]
+    unknown = [name for name in options.names if name not in PARTS and name not in GROUPS]
     if unknown:
-        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {names}")
+    if options.output is None and not options.names:
+        options.output = DOCS
     return options
 
 
-@dataclass
-class Results:
-    """What has been found so far."""
+def wanted(names: Sequence[str]) -> list[str]:
+    """What to measure: parts by name, groups as what they consist of.
 
-    races: list[Race] = field(default_factory=list)
-    growths: list[Growth] = field(default_factory=list)
-    comparisons: list[sparse.Comparison] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    >>> wanted(["robot", "sparse"])[:2]
+    ['robot', 'brusselator']
+    """
+    parts = [part for name in names or PARTS for part in GROUPS.get(name, (name,))]
+    return list(dict.fromkeys(parts))
 
-    def run_group(self, name: str, effort: Effort) -> None:
-        """Run the problems of a group, and print each when it is done."""
-        for problem, precise in pairs(name):
-            try:
-                self.races.append(race(problem, precise, effort))
-            except WrongAnswer as error:
-                self._fail(str(error))
-            else:
-                _print_block(render(self.races[-1]))
 
-    def run_memory(self, quick: bool) -> None:
-        """Run the processes of the memory benchmark, and print the table when all are done."""
-        repeats, budgets = (1, BUDGETS[:1]) if quick else (3, (None, *BUDGETS))
+def measure_all(parts: Sequence[str], quick: bool, cpu_time: bool) -> Run:
+    """Measure, and print each row when it is done.
+
+    Args:
+        parts: What, of `PARTS`.
+        quick: Whether there is little time.
+        cpu_time: Whether processor time counts.
+
+    Returns:
+        Everything that was found.
+    """
+    run = Run(machine(cpu_time), quick)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(Path(folder), missing())
+        families = [part for part in parts if part in workloads.FAMILIES]
+        rows = _solved(sides, list(workloads.rows(families, quick)), quick, cpu_time)
+        run = replace(run, rows=tuple(rows))
+        if SCALING in parts:
+            more = _solved(sides, list(workloads.scaling(quick)), quick, cpu_time)
+            run = replace(run, scaling=tuple(more))
+        failures = sides.failures
+    if MEMORY in parts:
+        repeats, budgets = (1, memory.BUDGETS[:1]) if quick else (3, (None, *memory.BUDGETS))
         try:
-            for growth in growths(repeats, budgets):
-                self.growths.append(growth)
-        except WrongAnswer as error:
-            self._fail(str(error))
-        _print_block(render_growths(self.growths))
+            run = replace(run, growths=tuple(memory.growths(repeats, budgets)))
+        except WrongAnswerError as error:
+            failures.append(str(error))
+    if PLANNING in parts:
+        run = replace(run, planning=_planning())
+    return replace(run, failures=tuple(failures))
 
-    def run_sparse(self, quick: bool) -> None:
-        """Run the sparse problems, and print each when both sides are done."""
-        for found in sparse.comparisons(quick):
-            if isinstance(found, WrongAnswer):
-                self._fail(str(found))
-            else:
-                self.comparisons.append(found)
-                _print_block(sparse.render(found))
 
-    def verdicts_on_sparse(self) -> dict[str, list[str]]:
-        """Verdicts by problem."""
-        return {f"{found.name}, {found.dtype}": found.verdicts for found in self.comparisons}
+def _solved(sides: Sides, asked: Sequence[Asked], quick: bool, cpu_time: bool) -> list[Any]:
+    """Rows for all that is asked: with little time in one process, else each in its own."""
+    requests = [tuple(asked)] if quick else [(one,) for one in asked]
+    rows = []
+    for some in filter(None, requests):
+        for row in sides.solve(Request(some, quick, cpu_time)):
+            rows.append(row)
+            show(printed(row))
+    return rows
 
-    def _fail(self, message: str) -> None:
-        self.failures.append(message)
-        _print_block(["FAILED: " + message])
+
+def _planning() -> tuple[Planning, ...]:
+    command = [str(OWN), "-m", "benchmarks.planning"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment({})
+    )
+    return tuple([Planning(**found) for found in json.loads(done.stdout)])
+
+
+def write(run: Run, folder: Path) -> None:
+    """Write the page, its plots and its data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_run(folder / DATA, run)
+    images = draw(run, folder / IMAGES)
+    (folder / PAGE).write_text(render(run, images), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,36 +144,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line, None for that of the process.
 
     Returns:
-        The exit status: 1 where an answer is wrong. A missed target is only reported, since times
-        depend on the machine.
+        The exit status: 1 where an answer is wrong or a process failed. A missed target is only
+        reported, since times depend on the machine.
     """
     options = parse(arguments)
-    effort = QUICK if options.quick else FULL
-    if options.cpu_time:
-        torch.set_num_threads(1)
-        effort = replace(effort, clock=time.thread_time)
-    where = machine() | {"clock": "processor time" if options.cpu_time else "wall time"}
-    _print_block([", ".join(f"{key} {value}" for key, value in where.items()), *LEGEND])
-    results = Results()
-    for name in dict.fromkeys(options.names or GROUPS):
-        if name == MEMORY:
-            results.run_memory(options.quick)
-        elif name == SPARSE:
-            results.run_sparse(options.quick)
-        else:
-            results.run_group(name, effort)
-    told = summary(results.races, results.growths, results.verdicts_on_sparse())
-    _print_block([*told, *results.failures])
-    if options.json is not None:
-        data = {"machine": where, "quick": options.quick, "failures": results.failures}
-        data["problems"] = [race_as_data(found) for found in results.races]
-        data["sparse"] = [sparse.as_data(found) for found in results.comparisons]
-        data["memory"] = [growth_as_data(growth) for growth in results.growths]
-        options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    return 1 if results.failures else 0
+    if options.render:
+        write(read_run(options.output / DATA), options.output)
+        return 0
+    began = time.perf_counter()
+    run = measure_all(wanted(options.names), options.quick, options.cpu_time)
+    verdicts = judge(run)
+    missed = [f"  {v.where}, {v.promise}: {v}" for v in verdicts if not v.met]
+    wrong = [f"  {row.label}, {who}: {why}" for row in run.rows for who, why in row.wrong.items()]
+    show([f"promises: {len(verdicts) - len(missed)} of {len(verdicts)} kept", *missed])
+    if wrong or run.failures:
+        show(["FAILED:", *wrong, *run.failures])
+    if options.output is not None:
+        write(run, options.output)
+        show([f"written: {options.output / PAGE}, in {duration(time.perf_counter() - began)}"])
+    return 1 if wrong or run.failures else 0
 
 
-def _print_block(lines: Iterable[str]) -> None:
+def machine(cpu_time: bool) -> dict[str, str]:
+    """With what and where a run is made; nothing that names the machine."""
+    threads = 1 if cpu_time else torch.get_num_threads()
+    told = {
+        "torchjac": _version("torchjac"),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "scipy": _version("scipy"),
+        **_peer_versions(),
+        "Python": platform.python_version(),
+        "on": f"{processor()}, {os.cpu_count()} cores, {threads} threads",
+    }
+    return told | {"by": "processor time" if cpu_time else "wall time"}
+
+
+def _peer_versions() -> dict[str, str]:
+    """Versions of the libraries that live in another environment."""
+    python = next(peer.python for peer in ALL_PEERS if peer.library == CASADI)
+    code = (
+        "import json; from importlib.metadata import distributions as d; "
+        "print(json.dumps({x.name: x.version for x in d()}))"
+    )
+    if not python.exists():
+        return {}
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout or "{}")
+    return {name: found[name] for name in ("asdex", "jax", "casadi") if name in found}
+
+
+def _version(name: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(name)
+    return "from its sources"
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines, and an empty one."""
     print(*lines, "", sep="\n", flush=True)
 
 

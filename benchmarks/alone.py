@@ -1,30 +1,28 @@
-"""What a process measures of itself, with NumPy and the standard library alone.
+"""What a process measures of itself, with the standard library alone.
 
-Contenders that need an environment of their own run in processes that import nothing else of this
+Libraries that need an environment of their own run in processes that import little else of this
 package.
 """
 
+import ctypes
 import gc
-import json
-import statistics
-import sys
+import os
+import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
+from benchmarks.timing import Effort
 
 T = TypeVar("T")
 
-# Calls are repeated until a block of them takes this long.
-BLOCK_S = 0.005
-MOST_BLOCKS = 200
-
 
 def forget_peak() -> None:
-    """Set the peak of the resident set to what it is now."""
+    """Set the peak of the resident set to what it is now, and give freed memory back before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -45,79 +43,35 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 
 def measured(call: Callable[[], T]) -> tuple[T, float, int]:
     """What one call returns, its seconds, and how much the resident set grew at most."""
-    gc.collect()
     forget_peak()
     before = status("VmRSS")
     result, seconds = timed(call)
-    return result, seconds, status("VmHWM") - before
+    return result, seconds, max(0, status("VmHWM") - before)
 
 
-def median_s(call: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a call, over blocks that take `seconds` together, at least three."""
-    call()
-    _, guess = timed(call)
-    repeats = max(1, int(BLOCK_S / max(guess, 1e-7)))
-    blocks = max(3, min(MOST_BLOCKS, int(seconds / max(repeats * guess, 1e-7))))
-    gc.collect()
-    times = []
-    for _ in range(blocks):
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        times.append((time.perf_counter() - begin) / repeats)
-    return statistics.median(times)
+def growth_bytes(call: Callable[[], object]) -> int:
+    """How much the resident set grows in a call that has been made before, result included."""
+    _, _, grown = measured(call)
+    return grown
 
 
-@dataclass(frozen=True)
-class Side:
-    """A library that computes sparse Jacobians and Hessians of one family of problems.
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in the block if it takes longer and Python gets a word in."""
 
-    Attributes:
-        problem: Makes a function of the family from its sizes.
-        array: Makes a starting point, as the library takes it, of an array.
-        prepare: Takes a function and a starting point, and returns what is needed once.
-        evaluator: Takes a function and what was prepared; returns what computes the derivative,
-            and is done when it returns.
-        function: Makes the function itself likewise.
-        entries: Rows, columns and values of a result.
-        facts: Passes, and what else there is to say, of what was prepared.
-    """
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done in {seconds:.0f} s")
 
-    problem: Callable[..., Any]
-    array: Callable[[np.ndarray], Any]
-    prepare: Callable[[Any, Any], Any]
-    evaluator: Callable[[Any, Any], Callable[[Any], Any]]
-    function: Callable[[Any], Callable[[Any], Any]]
-    entries: Callable[[Any], Sequence[np.ndarray]]
-    facts: Callable[[Any], dict[str, Any]]
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def serve(make: Callable[[str], Side]) -> None:
-    """Solve what the command line says: NAME SIZES SMALL SECONDS FILE.
-
-    FILE holds starting points for the problem at SIZES and at SMALL; the answer takes its place,
-    and a report is printed. The small problem is solved first, so that what a process does only
-    once is measured by itself.
-    """
-    name, sizes, small, seconds, file = sys.argv[1:]
-    side = make(name)
-    with np.load(file) as given:
-        x, x_small = side.array(given["x"]), side.array(given["x_small"])
-    first = side.problem(*map(int, small.split(",")))
-    _, start_s = timed(lambda: side.evaluator(first, side.prepare(first, x_small))(x_small))
-    problem = side.problem(*map(int, sizes.split(",")))
-    prepared, prepare_s, prepare_bytes = measured(lambda: side.prepare(problem, x))
-    evaluate, function = side.evaluator(problem, prepared), side.function(problem)
-    result, first_s, evaluate_bytes = measured(lambda: evaluate(x))
-    rows, columns, values = side.entries(result)
-    np.savez(file, rows=rows, columns=columns, values=values)
-    report = {
-        "start_s": start_s,
-        "prepare_s": prepare_s,
-        "prepare_bytes": prepare_bytes,
-        "first_s": first_s,
-        "evaluate_bytes": evaluate_bytes,
-        "evaluate_s": median_s(lambda: evaluate(x), float(seconds)),
-        "function_s": median_s(lambda: function(x), float(seconds) / 4),
-    }
-    print(json.dumps(report | side.facts(prepared)))
+def one_core(effort: Effort) -> Effort:
+    """Keep this process on one core, and read its processor time instead of the wall's."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return effort.of_clock(time.process_time)

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch.func import hessian, jacfwd, jacrev
 
 import torchjac
 from benchmarks.alone import forget_peak, status
-from benchmarks.facts import WrongAnswer
+from benchmarks.compare import WrongAnswerError
+from benchmarks.model import Growth
 from torchjac._evaluate.memory import MemoryMeter
 
 N = 768
@@ -69,38 +69,6 @@ CASES: dict[str, tuple[str, Callable[[Tensor], Any], Callable[..., Any]]] = {
 PEER, FREE = "peer", "free"  # beside a number of bytes, what a process can be asked to run
 
 
-@dataclass(frozen=True)
-class Growth:
-    """What one process reported.
-
-    Attributes:
-        case: A key of `CASES`.
-        contender: What was called, for people.
-        limit_bytes: Result and budget together, None where no budget was given.
-        growth_bytes: Peak of the resident set, beyond what it was before.
-        meter_bytes: Peak of the tensors alone.
-        wall_s: Time of the one call.
-        runs: What `torchjac.record` said, as text.
-    """
-
-    case: str
-    contender: str
-    limit_bytes: int | None
-    growth_bytes: int
-    meter_bytes: int
-    wall_s: float
-    runs: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """Whether the process stayed within the limit, in a few words."""
-        if self.limit_bytes is None:
-            return ""
-        if self.growth_bytes <= self.limit_bytes:
-            return f"met {self.growth_bytes / MIB:.0f} <= {self.limit_bytes / MIB:.0f} MiB"
-        return f"MISSED {self.growth_bytes / MIB:.0f} > {self.limit_bytes / MIB:.0f} MiB"
-
-
 def growths(repeats: int, budgets: Sequence[int | None]) -> Iterator[Growth]:
     """Run the peer and torchjac in all cases.
 
@@ -112,7 +80,7 @@ def growths(repeats: int, budgets: Sequence[int | None]) -> Iterator[Growth]:
         One result per contender, the peer of a case first.
 
     Raises:
-        WrongAnswer: Answers differ.
+        WrongAnswerError: Answers differ.
         ValueError: The function does not need enough memory to show anything.
     """
     for case, (peer, _, _) in CASES.items():
@@ -134,7 +102,7 @@ def _compare(what: str, answer: Tensor, reference: Tensor) -> None:
     try:
         torch.testing.assert_close(answer, reference, rtol=TOLERANCE, atol=TOLERANCE)
     except AssertionError as error:
-        raise WrongAnswer(f"{what}: {error}") from error
+        raise WrongAnswerError(f"{what}: {error}") from error
 
 
 def _worst_of(case: str, contender: str, repeats: int) -> tuple[Tensor, dict[str, Any]]:

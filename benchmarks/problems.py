@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.arm import ARM
+from torchjac.testing import scenario
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,14 @@ class Problem:
     """One function and the derivative that is wanted of it.
 
     Attributes:
-        name: Group and case, "tutorial/mm(A, x)".
-        kind: "jacobian", "samples" (the Jacobian of each sample of a batch), "laplacian" or
-            "hessian".
+        name: Family and case, "tutorial/mm(A, x)".
+        kind: "sparse", "jacobian", "samples" (the Jacobian of each sample of a batch),
+            "laplacian", "hessian" or "ntk" (J J^T by the weights of a module).
         size: What goes in and out, for people.
-        func: The function of all of `inputs`, or of the whole batch.
+        func: The function of all of `inputs`, or of the whole batch; for "ntk" the module.
         inputs: Its arguments.
         sample: The function of one sample, for kinds that have samples.
-        target: What the project promises: "small", "large", or nothing.
+        order: 2 if a sparse derivative is a Hessian.
         rows: Rows to measure of a loop over all of them, the rest extrapolated; None: all.
         skipped: Contenders that stand no chance, and why.
     """
@@ -36,14 +40,14 @@ class Problem:
     func: Callable[..., Any]
     inputs: tuple[Tensor, ...]
     sample: Callable[[Tensor], Tensor] | None = None
-    target: str = ""
+    order: int = 1
     rows: int | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def group(self) -> str:
-        """The name that the command line knows it by."""
-        return self.name.partition("/")[0]
+    def family(self) -> str:
+        """What the name begins with."""
+        return self.name.partition("/")[0].partition("(")[0]
 
     @property
     def x(self) -> Tensor:
@@ -52,11 +56,25 @@ class Problem:
         return x
 
     @property
+    def given(self) -> Any:
+        """The only argument, or all of them."""
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
     def one(self) -> Callable[[Tensor], Tensor]:
         """The function of one sample."""
         if self.sample is None:
             raise ValueError(f"{self.name} has no samples")
         return self.sample
+
+
+def sparse(name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Problem:
+    """A sparse problem of `torchjac.testing`."""
+    known = scenario(name, *sizes)
+    x = known.x(dtype)
+    what = "Hessian" if known.hessian else "Jacobian"
+    size = f"{x.numel():,} unknowns, {what}"
+    return Problem(known.name, "sparse", size, known.function, (x,), order=1 + known.hessian)
 
 
 def _normal(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -88,7 +106,7 @@ def tutorial(dtype: torch.dtype) -> Iterator[Problem]:
         return x1 + x2, x3 * x1, x2**3
 
     def case(name: str, size: str, func: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Problem:
-        return Problem(f"tutorial/{name}", "jacobian", size, func, inputs, target="small")
+        return Problem(f"tutorial/{name}", "jacobian", size, func, inputs)
 
     yield case("mm(A, x)", "2x2 -> 2x2", lambda x: torch.mm(a, x), (x,))
     yield case("mm(x, x)", "2x2 -> 2x2", lambda x: torch.mm(x, x), (x,))
@@ -112,9 +130,10 @@ def classifier(dtype: torch.dtype) -> Iterator[Problem]:
     )
     x = _normal(64, 3, 32, 32, seed=5, dtype=dtype)
     size = "3x32x32 -> 10, 64 samples, 60,362 weights"
-    problem = _of_samples("classifier", size, net, x, target="large")
-    skipped = {"vmap(jacfwd)": "3072 columns of every sample, some 20 GB"}
-    yield replace(problem, rows=10, skipped=skipped)
+    problem = _of_samples("classifier", size, net, x)
+    columns = "3,072 columns of every sample, some 20 GB"
+    names = ("vmap(jacfwd)", "vmap(jacfwd), compiled")
+    yield replace(problem, rows=10, skipped={f"by hand: {name}": columns for name in names})
 
 
 def decoder(dtype: torch.dtype) -> Iterator[Problem]:
@@ -135,33 +154,72 @@ def decoder(dtype: torch.dtype) -> Iterator[Problem]:
     )
     x = _normal(32, seed=6, dtype=dtype)
     size = "32 -> 3x64x64"
-    skipped = {"functional.jacobian vectorize=True": "12288 rows at once, some 10 GB"}
-    yield Problem("decoder", "jacobian", size, net, (x,), target="large", rows=128, skipped=skipped)
+    vectorized = "torch.autograd.functional: jacobian, vectorize=True"
+    skipped = {vectorized: "12,288 rows at once, some 10 GB"}
+    yield Problem("decoder", "jacobian", size, net, (x,), rows=128, skipped=skipped)
 
 
-def batch(dtype: torch.dtype) -> Iterator[Problem]:
-    """A perceptron on a batch, per sample."""
+def waist(dtype: torch.dtype) -> Iterator[Problem]:
+    """Perceptrons that are narrow somewhere: the Jacobian is a product of thin factors."""
+    for widths in (
+        (1000, 10, 1000),
+        (1000, 256, 10, 256, 1000),
+        (784, 512, 256, 32, 256, 512, 784),
+    ):
+        net = _module(lambda widths=widths: _perceptron(*widths), dtype)
+        x = _normal(widths[0], seed=14, dtype=dtype)
+        size = "-".join(map(str, widths))
+        yield Problem(f"waist/{size}", "jacobian", size, net, (x,))
+
+
+def batch(dtype: torch.dtype, samples: int = 32) -> Iterator[Problem]:
+    """A perceptron on a batch."""
     net = _module(lambda: _perceptron(64, 256, 256, 10), dtype)
-    x = _normal(32, 64, seed=7, dtype=dtype)
-    yield _of_samples("batch", "64-256-256-10, 32 samples", net, x, target="large")
+    x = _normal(samples, 64, seed=7, dtype=dtype)
+    name = f"batch/{samples}"
+    yield _of_samples(name, f"64-256-256-10, {samples} samples given whole", net, x)
+
+
+def tokens(dtype: torch.dtype) -> Iterator[Problem]:
+    """The same perceptron for each token of a sequence."""
+    net = _module(lambda: _perceptron(64, 128, 64), dtype)
+    x = _normal(32, 64, seed=15, dtype=dtype)
+    yield _of_samples("tokens", "64-128-64, 32 tokens given whole", net, x)
+
+
+class _Block(nn.Module):
+    """A transformer block, normalised before attention and before its perceptron."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.split, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (T, D) to tokens (T, D)."""
+        parts = self.split(self.first(x)).chunk(3, -1)
+        query, key, value = [p.unflatten(-1, (self.heads, -1)).transpose(0, 1) for p in parts]
+        seen = scaled_dot_product_attention(query, key, value)
+        x = x + self.join(seen.transpose(0, 1).flatten(1))
+        return x + self.inner(self.second(x))
+
+
+def block(dtype: torch.dtype) -> Iterator[Problem]:
+    """A transformer block: tokens mix in attention and nowhere else."""
+    net = _module(lambda: _Block(64, 4), dtype)
+    x = _normal(16, 64, seed=16, dtype=dtype)
+    yield Problem("block", "jacobian", "16 tokens of 64, 4 heads", net, (x,))
 
 
 def plain(dtype: torch.dtype) -> Iterator[Problem]:
     """A square perceptron: no structure at all."""
     net = _module(lambda: _perceptron(1000, 1000, 1000, 1000), dtype)
     x = _normal(1000, seed=8, dtype=dtype)
-    yield Problem("plain", "jacobian", "1000-1000-1000-1000", net, (x,), target="large")
-
-
-# Link twists in units of pi/2, link lengths and offsets in metres, of an arm with six joints.
-ARM = (
-    (1, 0.0, 0.4),
-    (0, 0.43, 0.0),
-    (1, 0.02, 0.15),
-    (-1, 0.0, 0.43),
-    (1, 0.0, 0.0),
-    (0, 0.0, 0.1),
-)
+    yield Problem("plain", "jacobian", "1000-1000-1000-1000", net, (x,))
 
 
 def arm_position(q: Tensor) -> Tensor:
@@ -191,8 +249,7 @@ def robot(dtype: torch.dtype) -> Iterator[Problem]:
     many = _normal(512, 6, seed=9, dtype=dtype)
     yield Problem("robot/1", "jacobian", "6 angles -> 3", arm_position, (one,))
     several = _of_samples("robot/512", "6 angles -> 3, 512 samples", arm_position, many)
-    skipped = {"functional.jacobian per sample": "512 times what robot/1 shows"}
-    yield replace(several, sample=arm_position, rows=48, skipped=skipped)
+    yield replace(several, sample=arm_position, rows=48)
 
 
 def laplacian(dtype: torch.dtype) -> Iterator[Problem]:
@@ -223,35 +280,52 @@ def hessian(dtype: torch.dtype) -> Iterator[Problem]:
     yield Problem("hessian", "hessian", "200 weights, 64 samples", loss, (weights,))
 
 
-def _of_samples(
-    name: str, size: str, func: Callable[[Tensor], Tensor], x: Tensor, target: str = ""
-) -> Problem:
+def ntk(dtype: torch.dtype) -> Iterator[Problem]:
+    """The empirical neural tangent kernel of a perceptron on 64 samples."""
+    net = _module(lambda: _perceptron(784, 256, 256, 10), dtype)
+    x = _normal(64, 784, seed=17, dtype=dtype)
+    yield Problem("ntk", "ntk", "784-256-256-10, 64 samples: (64, 64, 10, 10)", net, (x,))
+
+
+def _of_samples(name: str, size: str, func: Callable[[Tensor], Tensor], x: Tensor) -> Problem:
     def one(x: Tensor) -> Tensor:
         return func(x.unsqueeze(0)).squeeze(0)
 
-    return Problem(name, "samples", size, func, (x,), one, target)
+    return Problem(name, "samples", size, func, (x,), one)
 
 
-GROUPS: dict[str, Callable[[torch.dtype], Iterator[Problem]]] = {
+DENSE: dict[str, Callable[[torch.dtype], Iterator[Problem]]] = {
     "tutorial": tutorial,
-    "classifier": classifier,
-    "decoder": decoder,
-    "batch": batch,
+    "waist": waist,
     "plain": plain,
+    "batch": batch,
+    "tokens": tokens,
+    "block": block,
+    "decoder": decoder,
+    "classifier": classifier,
     "robot": robot,
+    "ntk": ntk,
     "laplacian": laplacian,
     "hessian": hessian,
 }
 
 
-def build(group: str, dtype: torch.dtype) -> list[Problem]:
-    """The problems of a group.
+def dense(name: str, dtype: torch.dtype) -> Problem:
+    """A problem that is not sparse.
 
     Args:
-        group: A key of `GROUPS`.
+        name: "plain", "waist/1000-10-1000", "batch/32".
         dtype: Precision of weights and inputs.
 
     Returns:
-        One problem or several.
+        The problem.
+
+    Raises:
+        ValueError: There is none of that name.
     """
-    return list(GROUPS[group](dtype))
+    family, _, case = name.partition("/")
+    found = batch(dtype, int(case)) if family == "batch" else DENSE[family](dtype)
+    for problem in found:
+        if problem.name == name:
+            return problem
+    raise ValueError(f"no problem is called {name}")

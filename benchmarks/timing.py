@@ -6,13 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Call = Callable[[], object]
 
-# Rounds whose ratio of times is taken must be this many for a median of ratios to say more than
-# a ratio of medians.
-ENOUGH_PAIRS = 3
+# A call that takes longer is timed once.
+SLOW_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,13 @@ class Effort:
     block_s: float
     clock: Callable[[], float] = time.perf_counter
 
+    def of_clock(self, clock: Callable[[], float]) -> "Effort":
+        """As long, by another clock."""
+        return replace(self, clock=clock)
 
-FULL = Effort(seconds=15.0, fewest=5, most=150, block_s=0.010)
-QUICK = Effort(seconds=2.0, fewest=2, most=30, block_s=0.005)
+
+FULL = Effort(seconds=8.0, fewest=5, most=150, block_s=0.010)
+QUICK = Effort(seconds=1.5, fewest=3, most=30, block_s=0.005)
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,6 @@ class Samples:
         low, _, high = statistics.quantiles(times, n=4, method="inclusive")
         return (high - low) / 2 / self.median_s
 
-    def ratio_to(self, other: "Samples") -> float:
-        """Median of the ratios of the rounds in which both took part."""
-        shared = self.by_round.keys() & other.by_round.keys()
-        if len(shared) < ENOUGH_PAIRS:
-            return self.median_s / other.median_s
-        return statistics.median(self.by_round[r] / other.by_round[r] for r in shared)
-
     def extrapolated(self, share: float, once: "Samples") -> "Samples":
         """Times of the whole, of which these are for a part, each with `once` in it one time."""
         base = once.median_s
@@ -86,6 +82,11 @@ def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
         The times, by name.
     """
     guesses = {name: max(_block(call, 1, effort.clock), 1e-7) for name, call in calls.items()}
+    slow = {name: Samples({0: guess}) for name, guess in guesses.items() if guess > SLOW_S}
+    calls = {name: call for name, call in calls.items() if name not in slow}
+    if not calls:
+        return slow
+    guesses = {name: guesses[name] for name in calls}
     repeats = {name: max(1, math.ceil(effort.block_s / guess)) for name, guess in guesses.items()}
     share = effort.seconds / len(calls)
     rounds = {
@@ -101,7 +102,7 @@ def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
             for name in order[r % len(order) :] + order[: r % len(order)]:
                 if _takes_part(r, rounds[name], total):
                     times[name][r] = _block(calls[name], repeats[name], effort.clock)
-    return {name: Samples(by_round) for name, by_round in times.items()}
+    return {name: Samples(by_round) for name, by_round in times.items()} | slow
 
 
 def _takes_part(r: int, own: int, total: int) -> bool:

@@ -1,0 +1,261 @@
+"""A process in which torchjac and PyTorch solve problems: compare the answers, then measure.
+
+`python -m benchmarks.torch_side REQUEST FOLDER` reads what is asked of it from a JSON file, leaves
+the answers that other libraries are held against in a folder, and prints a line for each problem.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth
+from torch.autograd import forward_ad
+from torch.func import jacrev, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from benchmarks import ours, problems, torch_ways
+from benchmarks.alone import growth_bytes, limit, measured, one_core, timed
+from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
+from benchmarks.contender import Contender, Ready, UnableError, compiled
+from benchmarks.model import BROKEN, TORCHJAC, Measured, Row
+from benchmarks.problems import Problem
+from benchmarks.request import Asked, Request
+from benchmarks.timing import Samples, measure
+
+COPIED_BYTES = 2**26
+COPIES = 5
+FUNCTION, COMPILED_FUNCTION = "f", "f compiled"
+# Characters of an error that is passed on.
+MOST_TOLD = 200
+
+
+class BrokenError(Exception):
+    """A contender left PyTorch in a state in which nothing works: name, and what it said."""
+
+
+@dataclass
+class Field:
+    """Who takes part in one row, as it becomes known.
+
+    Attributes:
+        able: Contenders that answered, with what they prepared.
+        once: Seconds and bytes of preparing, by name.
+        errors: Distances to the answer in double precision, by name.
+        absent: Who did not answer, and why.
+        wrong: Whose answer was refused, and why.
+    """
+
+    able: list[tuple[Contender, Ready]] = field(default_factory=list)
+    once: dict[str, tuple[dict[str, float], int]] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+
+
+def serve(request: Request, folder: Path) -> Iterator[Row]:
+    """Solve all that is asked for.
+
+    Args:
+        request: What is asked.
+        folder: Where to leave answers.
+
+    Yields:
+        A row for each problem.
+    """
+    effort = request.effort
+    if request.cpu_time:
+        torch.set_num_threads(1)
+        effort = one_core(effort)
+    for asked in request.asked:
+        torch.compiler.reset()
+        problem, precise = build(asked, asked.dtype), build(asked, "float64")
+        reference = exact(problem, precise)
+        reference.save(folder / asked.file, problem)
+        found = compare_all(problem, reference, request, asked)
+        function = {FUNCTION: lambda problem=problem: problem.func(*problem.inputs)}
+        function |= compiled_function(problem, request.limit_s)
+        calls = function | {contender.name: ready.call for contender, ready in found.able}
+        grown = {name: growth_bytes(call) for name, call in calls.items()}
+        samples = measure(calls, effort)
+        yield _row(problem, reference, found, samples, grown)
+
+
+def compiled_function(problem: Problem, limit_s: float) -> dict[str, Callable[[], Any]]:
+    """The function compiled by PyTorch, if it can be."""
+    try:
+        with limit(limit_s):
+            return {COMPILED_FUNCTION: compiled(problem.func, *problem.inputs)().call}
+    except Exception as error:
+        print(f"{problem.name}: f is not compiled: {told(error)}", file=sys.stderr)
+        return {}
+
+
+def build(asked: Asked, dtype: str) -> Problem:
+    """The problem that is asked for."""
+    kind = getattr(torch, dtype)
+    if asked.sizes:
+        return problems.sparse(asked.name, asked.sizes, kind)
+    return problems.dense(asked.name, kind)
+
+
+def compare_all(problem: Problem, reference: Reference, request: Request, asked: Asked) -> Field:
+    """Let everybody answer once, and compare.
+
+    Args:
+        problem: What is asked.
+        reference: What the answer must be.
+        request: How much may be tried.
+        asked: Who is wanted.
+
+    Returns:
+        Those who answered rightly, and what became of the others.
+    """
+    found = Field(absent={**problem.skipped, **asked.without})
+    for contender in chain(ours.contenders(problem), torch_ways.contenders(problem)):
+        if contender.name in found.absent or not asked.wants(contender.name):
+            continue
+        if not request.has_time_for(problem.kind, contender.way, reference.shape):
+            continue
+        try:
+            with limit(request.limit_s):
+                _try(contender, problem, reference, found)
+        except WrongAnswerError as error:
+            found.wrong[contender.name] = str(error)
+        except UnableError as error:
+            found.absent[contender.name] = str(error)
+        except Exception as error:
+            # Whatever a peer says is told; torchjac's own failures are told in the same place,
+            # and a promise that needs them counts as missed.
+            found.absent[contender.name] = told(error)
+            leave_transforms()
+            if not is_sound():
+                raise BrokenError(contender.name, told(error)) from error
+    return found
+
+
+def is_sound() -> bool:
+    """Whether PyTorch still can trace a derivative, which fails first where something is wrong."""
+    try:
+        make_fx(vmap(jacrev(lambda x: x[..., 0] * x[..., 1])))(torch.ones(2, 2))
+    except Exception:
+        return False
+    return True
+
+
+def leave_transforms() -> None:
+    """Leave the transforms of PyTorch that an error, or the end of the time, broke out of.
+
+    A compiler that is interrupted while it traces `jacrev` leaves its level behind, and all that
+    follows fails.
+    """
+    pop_dynamic_layer_stack_and_undo_to_depth(0)
+    while forward_ad._current_level >= 0:
+        forward_ad.exit_dual_level()
+
+
+def _try(contender: Contender, problem: Problem, reference: Reference, found: Field) -> None:
+    """Let one prepare and answer, and compare."""
+    ready, make_s, once_bytes = measured(contender.make)
+    answer, first_s = timed(ready.call)
+    error = refuse(contender.form(answer), reference, problem, contender.part)
+    del answer
+    _, again_s = timed(ready.call)
+    once = dict(ready.once)
+    if contender.library == TORCHJAC or once:
+        rest = make_s - sum(once.values()) + max(0.0, first_s - again_s)
+        once["other"] = once.get("other", 0.0) + max(0.0, rest)
+    found.able.append((contender, ready))
+    found.once[contender.name] = once, once_bytes
+    found.errors[contender.name] = error
+
+
+def told(error: Exception) -> str:
+    """An error in one short line, the part in front of PyTorch's advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told_lines = [line for line in lines if line.startswith("Explanation:")] or lines[:1]
+    text = " ".join(told_lines) or type(error).__name__
+    text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= MOST_TOLD else text[: MOST_TOLD - 3] + "..."
+
+
+def _row(
+    problem: Problem,
+    reference: Reference,
+    found: Field,
+    samples: dict[str, Samples],
+    grown: dict[str, int],
+) -> Row:
+    function_s = samples[FUNCTION].median_s
+    for contender, _ in found.able:
+        if contender.share < 1:
+            name = contender.name
+            samples[name] = samples[name].extrapolated(contender.share, samples[FUNCTION])
+    return Row(
+        name=problem.name,
+        family=problem.family,
+        kind=problem.kind,
+        size=problem.size,
+        dtype=str(problem.inputs[0].dtype).removeprefix("torch."),
+        unknowns=sum(x.numel() for x in problem.inputs),
+        entries=reference.entries,
+        itemsize=problem.inputs[0].itemsize,
+        copy_bandwidth=copy_bandwidth(),
+        f_s=function_s,
+        f_compiled_s=samples[COMPILED_FUNCTION].median_s if COMPILED_FUNCTION in samples else None,
+        measured=tuple([_one(c, ready, found, samples, grown) for c, ready in found.able]),
+        absent=found.absent,
+        wrong=found.wrong,
+    )
+
+
+def _one(
+    contender: Contender,
+    ready: Ready,
+    found: Field,
+    samples: dict[str, Samples],
+    grown: dict[str, int],
+) -> Measured:
+    name = contender.name
+    once, once_bytes = found.once[name]
+    return Measured(
+        library=contender.library,
+        way=contender.way,
+        time_s=samples[name].median_s,
+        spread=samples[name].spread,
+        once=once,
+        call_bytes=grown[name],
+        once_bytes=once_bytes,
+        work=ready.work,
+        error=found.errors[name],
+        note=contender.note,
+    )
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written together, of a copy larger than the caches."""
+    source = torch.zeros(COPIED_BYTES // 4)
+    target = torch.empty_like(source)
+    best = min(timed(lambda: target.copy_(source))[1] for _ in range(COPIES))
+    return 2 * COPIED_BYTES / best
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve what a file asks for."""
+    warnings.simplefilter("ignore")
+    request, folder = Request.read(Path(arguments[0])), Path(arguments[1])
+    try:
+        for row in serve(request, folder):
+            print(json.dumps(asdict(row)), flush=True)
+    except BrokenError as broken:
+        name, why = broken.args
+        print(json.dumps({BROKEN: name, "why": why}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""What is measured: every row of the list of workloads, and more sizes of some for plots."""
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.model import ASDEX, HAND, INDUCTOR, PLAN, REPLAY, TORCHJAC
+from benchmarks.request import Asked
+
+Case = tuple[str, tuple[int, ...]]
+
+SPARSE: tuple[Case, ...] = (
+    *(("brusselator", (n,)) for n in (32, 64, 256, 1000)),
+    *(("allen_cahn", (n,)) for n in (10**3, 10**4, 10**5, 10**6)),
+    *(("burgers", (n,)) for n in (10**3, 10**4, 10**5)),
+    *(("convnet", (n,)) for n in (28, 64)),
+    *(("rosenbrock", (n,)) for n in (10**3, 10**5)),
+    ("arrow", (1000,)),
+    *(("bundle", sizes) for sizes in ((10, 200, 1000), (50, 5000, 40000))),
+)
+# Where there is little time, and where single precision is measured too.
+SPARSE_QUICK: tuple[Case, ...] = (
+    *(("brusselator", (n,)) for n in (32, 64, 256)),
+    *(("allen_cahn", (n,)) for n in (10**3, 10**5)),
+    *(("burgers", (n,)) for n in (10**3, 10**5)),
+    ("convnet", (28,)),
+    ("rosenbrock", (10**3,)),
+    ("arrow", (1000,)),
+    ("bundle", (10, 200, 1000)),
+)
+SPARSE_SINGLE: tuple[Case, ...] = (
+    *(("brusselator", (n,)) for n in (32, 64, 256)),
+    ("allen_cahn", (10**5,)),
+    ("burgers", (10**5,)),
+    *(("convnet", (n,)) for n in (28, 64)),
+    ("rosenbrock", (10**5,)),
+)
+SPARSE_FAMILIES = tuple(dict.fromkeys(name for name, _ in SPARSE))
+
+DENSE: dict[str, tuple[str, ...]] = {
+    "tutorial": tuple(
+        [f"tutorial/{case}" for case in ("mm(A, x)", "mm(x, x)", "three scalars", "exp sum")]
+    ),
+    "waist": (
+        "waist/1000-10-1000",
+        "waist/1000-256-10-256-1000",
+        "waist/784-512-256-32-256-512-784",
+    ),
+    "plain": ("plain",),
+    "batch": ("batch/32",),
+    "tokens": ("tokens",),
+    "block": ("block",),
+    "decoder": ("decoder",),
+    "classifier": ("classifier",),
+    "robot": ("robot/1", "robot/512"),
+    "ntk": ("ntk",),
+    "laplacian": ("laplacian/3", "laplacian/50"),
+    "hessian": ("hessian",),
+}
+FAMILIES = (*SPARSE_FAMILIES, *DENSE)
+
+# More sizes, for plots: the squares have about 10^3 and 10^7 unknowns.
+SCALING: tuple[Case, ...] = (
+    ("brusselator", (22,)),
+    ("brusselator", (2236,)),
+    ("allen_cahn", (10**7,)),
+    ("burgers", (10**6,)),
+    ("burgers", (10**7,)),
+)
+SCALING_QUICK: tuple[Case, ...] = (("allen_cahn", (10**6,)),)
+SCALING_WAYS = (f"{TORCHJAC}: {REPLAY}", f"{TORCHJAC}: {INDUCTOR}", ASDEX)
+BATCHES, BATCHES_QUICK = (1, 8, 128, 512, 2048), (8, 256)
+BATCH_WAYS = (
+    *(f"{TORCHJAC}: {way}" for way in (PLAN, "batch_jacobian")),
+    *(f"{HAND}: {way}" for way in ("vmap(jacrev)", "vmap(jacrev), compiled")),
+    "torch.func: jacrev",
+)
+
+
+def rows(families: Sequence[str], quick: bool) -> Iterator[Asked]:
+    """The problems of some families.
+
+    Args:
+        families: Names of `FAMILIES`.
+        quick: Whether there is little time.
+
+    Yields:
+        Sparse problems in double precision and some in single, dense ones in single.
+    """
+    for family in families:
+        for name, sizes in SPARSE_QUICK if quick else SPARSE:
+            if name == family:
+                yield _sparse((name, sizes), "float64")
+                if not quick and (name, sizes) in SPARSE_SINGLE:
+                    yield _sparse((name, sizes), "float32")
+        for name in DENSE.get(family, ()):
+            yield Asked(name, (), "float32", f"{name.replace('/', '_')}.npz")
+
+
+def scaling(quick: bool) -> Iterator[Asked]:
+    """More sizes of some problems, each by a few contenders.
+
+    Args:
+        quick: Whether there is little time.
+
+    Yields:
+        The problems.
+    """
+    for case in SCALING_QUICK if quick else SCALING:
+        yield _sparse(case, "float64", SCALING_WAYS)
+    for count in BATCHES_QUICK if quick else BATCHES:
+        yield Asked(f"batch/{count}", (), "float32", f"batch_{count}.npz", BATCH_WAYS)
+
+
+def _sparse(case: Case, dtype: str, only: tuple[str, ...] = ()) -> Asked:
+    name, sizes = case
+    file = "_".join([name, *map(str, sizes), dtype])
+    return Asked(name, sizes, dtype, f"{file}.npz", only)

@@ -1,0 +1,62 @@
+"""What processes are asked, and what the command line means."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import workloads
+from benchmarks.__main__ import DOCS, PARTS, parse, wanted
+from benchmarks.request import Asked, Request
+
+
+def test_a_request_is_read_as_it_was_written(tmp_path: Path) -> None:
+    asked = (
+        Asked("brusselator", (32,), "float64", "a.npz", only=("asdex",)),
+        Asked("robot/1", (), "float32", "b.npz", without={"torch.func: jacfwd": "it breaks"}),
+    )
+    request = Request(asked, quick=True, cpu_time=True)
+    request.write(tmp_path / "request.json")
+    assert Request.read(tmp_path / "request.json") == request
+
+
+def test_a_problem_goes_by_its_name_and_sizes() -> None:
+    assert Asked("bundle", (2, 3, 6), "float64", "").title == "bundle(2, 3, 6)"
+    assert Asked("robot/1", (), "float32", "").title == "robot/1"
+
+
+def test_little_time_leaves_out_the_mode_that_the_sizes_speak_against() -> None:
+    quick, full = Request((), quick=True), Request(())
+    wide = (3, 1000)
+    assert quick.has_time_for("jacobian", "jacrev, compiled", wide)
+    assert not quick.has_time_for("jacobian", "jacfwd, compiled", wide)
+    assert quick.has_time_for("jacobian", "jacfwd", wide)
+    assert full.has_time_for("jacobian", "jacfwd, compiled", wide)
+
+
+def test_every_workload_is_asked_for_once_in_each_precision() -> None:
+    asked = list(workloads.rows(workloads.FAMILIES, quick=False))
+    assert len({(one.title, one.dtype) for one in asked}) == len(asked)
+    assert len({one.file for one in asked}) == len(asked)
+    assert {one.name.partition("/")[0] for one in asked} == set(workloads.FAMILIES)
+
+
+def test_the_short_form_has_every_family() -> None:
+    asked = workloads.rows(workloads.FAMILIES, quick=True)
+    assert {one.name.partition("/")[0] for one in asked} == set(workloads.FAMILIES)
+
+
+def test_groups_stand_for_their_parts() -> None:
+    assert wanted([]) == list(PARTS)
+    assert wanted(["sparse"]) == list(workloads.SPARSE_FAMILIES)
+    assert wanted(["robot", "dense"]).count("robot") == 1
+
+
+def test_a_page_is_written_by_default_only_of_everything() -> None:
+    assert parse([]).output == DOCS
+    assert parse(["robot", "--quick"]).output is None
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["robt"])
+    assert "no such benchmark: robt" in capsys.readouterr().err
