@@ -261,6 +261,12 @@ REFUSED: list[Refusal] = [
         "compiler. A C++ compiler is needed for backend='inductor'.",
     ),
     (
+        lambda: plan(torch.sin, X, backend="cudagraphs"),
+        errors.ArgumentError,
+        "plan: backend='cudagraphs' needs all inputs on a CUDA device, got one on cpu: move the "
+        "inputs there, or use backend='inductor'.",
+    ),
+    (
         with_a_wrong_lowering,
         errors.FallbackWarning,
         "plan: PyTorch cannot compile `aten.cos.default`, which runs by itself between compiled "

@@ -1,10 +1,11 @@
 """Plans: find the structure of a Jacobian or Hessian once, use it often."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchjac._api.solve import handed_out, read_call
 from torchjac._api.sparse import refuse_transforms
@@ -24,6 +25,7 @@ from torchjac._planner.structure import SYMMETRIC, Candidate, Request
 from torchjac.errors import ArgumentError, ArgumentTypeError
 
 KINDS = ("column", "row", "bidirectional")
+BACKENDS = ("auto", "eager", "replay", "inductor", "cudagraphs")
 
 
 class Plan:
@@ -246,9 +248,9 @@ def plan(
             "raise" an error.
         backend: How the entries are computed: "eager", by passes through `func`; "replay", by one
             program from x to the entries that is emitted once, operation by operation;
-            "inductor", by that program compiled (seconds at first); "auto", the cheapest: see
-            `uses` and `tune`. A program is emitted for functions that neither read values nor draw
-            random numbers. "auto" does so only if all that `func` can read besides its arguments
+            "inductor", by that program compiled (seconds at first); "cudagraphs", by that program
+            recorded as one CUDA graph; "auto", the cheapest: see `uses` and `tune`. A program is
+            emitted for functions that neither read values nor draw random numbers. "auto" does so only if all that `func` can read besides its arguments
             is understood, so that a change of it is noticed; "replay" and "inductor" trust that
             what cannot be seen (state of compiled code, of files, of other libraries) stays as it
             is. `print(plan)` tells which it was.
@@ -323,6 +325,7 @@ def make(
     signature = read_call(request.api, func, inputs, options, wrt=wrt, has_aux=has_aux)
     call = Call(func, wrt, has_aux, request.order)
     leaves = signature.leaves
+    check_device(request, leaves)
     world = call.world(inputs, leaves)
     request = settled(request, given, world)
     made = prepare(
@@ -356,7 +359,7 @@ def check_request(request: Request) -> None:
     check_choice(api, "order", request.order, (1, 2))
     check_choice(api, "scope", request.scope, ("global", "local"))
     check_choice(api, "on_branch", request.on_branch, ("retrace", "raise"))
-    check_choice(api, "backend", request.backend, ("auto", "eager", "replay", "inductor"))
+    check_choice(api, "backend", request.backend, BACKENDS)
     _check_uses(request)
     size = request.blocksize
     if size is None:
@@ -383,6 +386,16 @@ def _check_uses(request: Request) -> None:
         raise ArgumentError(
             f"{api}: `{named}` lets the plan choose, and backend={request.backend!r} has chosen: "
             "leave out one of them."
+        )
+
+
+def check_device(request: Request, leaves: Sequence[Tensor]) -> None:
+    """Refuse a backend that inputs elsewhere would need."""
+    if request.backend == "cudagraphs" and not all([leaf.is_cuda for leaf in leaves]):
+        device = next(leaf.device for leaf in leaves if not leaf.is_cuda)
+        raise ArgumentError(
+            f"{request.api}: backend='cudagraphs' needs all inputs on a CUDA device, got one on "
+            f"{device}: move the inputs there, or use backend='inductor'."
         )
 
 

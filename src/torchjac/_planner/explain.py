@@ -6,7 +6,7 @@ from math import isinf
 
 import torch
 
-from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY
 from torchjac._evaluate.memory import human
 from torchjac._inputs.checks import BLOCKS
 from torchjac._pattern.separable import separable_axes
@@ -97,7 +97,8 @@ def _of_program(core: Core) -> Iterator[tuple[str, str]]:
     """The program from x to the entries, or why there is none."""
     direct = core.main.direct
     if direct is not None:
-        run = {REPLAY: "run one by one", INDUCTOR: "compiled"}[direct.backend]
+        runs = {REPLAY: "run one by one", INDUCTOR: "compiled", CUDAGRAPHS: "in one CUDA graph"}
+        run = runs[direct.backend]
         yield "program", f"{direct.program.operations:,} operations, {run}; in place of the passes"
     elif core.main.scheme is not None:
         yield "program", _why_no_program(core)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket
 from torchjac._evaluate.chain.emit import emit_bracket
 from torchjac._evaluate.direct.emit import DirectProgram
-from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY, Direct
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of
@@ -144,10 +144,10 @@ def _of_one_way(site: _Site, way: Bracket, passes: Candidate) -> list[_Made]:
     emitted = _Emitted(_name(way), str(way), program, perf_counter() - began)
     if request.uses is not None:
         learn(device, emit_s=emitted.once_s / max(len(site.seen.program.nodes), 1))
-    if request.backend not in (AUTO, REPLAY):
+    if request.backend == INDUCTOR:
         return [_compiled(site, emitted)]
-    replayed = _tried(site, emitted, REPLAY)
-    if request.backend == REPLAY or replayed.direct is None:
+    replayed = _tried(site, emitted, CUDAGRAPHS if request.backend == CUDAGRAPHS else REPLAY)
+    if request.backend != AUTO or replayed.direct is None:
         return [replayed]
     best_s = min(replayed.candidate.predicted_s, passes.predicted_s)
     if request.tune or _pays_to_compile(site, program, best_s):

@@ -36,7 +36,8 @@ class Request:
         on_branch: "retrace" or "raise".
         vectorize: As in `jacobian`.
         progress: Show a progress bar.
-        backend: What may run: "eager" (passes), "replay", "inductor", or "auto" for the cheapest.
+        backend: What may run: "eager" (passes), "replay", "inductor", "cudagraphs", or "auto" for
+            the cheapest.
         uses: How many evaluations are expected, None if that is unknown: then nothing is compiled.
         tune: Make all that may be the fastest, and time it.
     """

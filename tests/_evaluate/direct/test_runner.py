@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests._evaluate.direct.emitted import emitted
-from torchjac._evaluate.direct.runner import INDUCTOR, REPLAY, Direct
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
 from torchjac.testing import scenario
 
 # A compiled program is kept by PyTorch, whose caches and workers warn of their own affairs.
@@ -119,6 +119,19 @@ def test_compiled_stencils_agree(name, dtype) -> None:
     eps = torch.finfo(dtype).eps
     expected = Direct(program, REPLAY, (x,)).nonzeros([x])
     torch.testing.assert_close(found, expected, rtol=50 * eps, atol=50 * eps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("function", [curved, linear, scattered])
+def test_a_program_recorded_as_a_cuda_graph_agrees(function) -> None:
+    x, y = [t.cuda() for t in points()]
+    program = emitted(function, x, ("jvp",))["jvp"].program
+    run, replayed = (Direct(program, b, (x,)) for b in (CUDAGRAPHS, REPLAY))
+    first = run.nonzeros([x])
+    torch.testing.assert_close(run.nonzeros([y]), replayed.nonzeros([y]))
+    torch.testing.assert_close(first, replayed.nonzeros([x]))
+    run.refill(first, [y])
+    torch.testing.assert_close(first, replayed.nonzeros([y]))
 
 
 @compiled

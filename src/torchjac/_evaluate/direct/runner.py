@@ -1,4 +1,4 @@
-"""Run an emitted program: replayed operation by operation, or compiled."""
+"""Run an emitted program: replayed operation by operation, compiled, or as a CUDA graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, fx
 from torch.autograd.graph import increment_version
 
+from torchjac._evaluate.direct.captured import captured
 from torchjac._evaluate.direct.compiled import compiled
 from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.replayed import Run, replayed
 
-REPLAY, INDUCTOR = "replay", "inductor"
+REPLAY, INDUCTOR, CUDAGRAPHS = "replay", "inductor", "cudagraphs"
 aten = torch.ops.aten
 
 
@@ -22,7 +23,7 @@ class Direct:
 
     Attributes:
         program: The operations.
-        backend: "replay" or "inductor".
+        backend: "replay", "inductor" or "cudagraphs".
         examples: Tensors like the inputs, for the compiler.
         api: Name of the public function, for messages.
     """
@@ -57,7 +58,8 @@ class Direct:
         varying = self.program.varying
         if varying is None:
             return
-        if not nonzeros.is_contiguous():
+        # A CUDA graph writes to memory of its own only.
+        if self.backend == CUDAGRAPHS or not nonzeros.is_contiguous():
             nonzeros.copy_(self.nonzeros(leaves))
             return
         if self._storing is None:
@@ -79,13 +81,15 @@ class Direct:
         Returns:
             Shape (nnz,), with a graph.
         """
-        if self.backend == REPLAY:
+        if self.backend != INDUCTOR:
             return self.program.whole(*leaves)
         return _Differentiable.apply(self, *leaves)
 
     def _runner(self, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
         if self.backend == INDUCTOR:
             return compiled(self.api, graph, examples)
+        if self.backend == CUDAGRAPHS:
+            return captured(replayed(graph), examples)
         return replayed(graph)
 
     def __getstate__(self) -> dict[str, Any]:
