@@ -119,11 +119,14 @@ class _Network:
         self._edges: list[tuple[int, int, int]] = []
         self._add_tensors(part, work)
         for k, node in enumerate(nodes):
-            for n in {n for n in node.inputs if n in self._place}:
-                self._connect(2 * self._place[n] + 1, self._first + k)
-            for n in node.outputs:
-                if n is not None:
-                    self._connect(self._first + k, 2 * self._place[n])
+            # What lies before a cut may not depend on what lies behind it: back from an operation
+            # an endless edge leads to where its arguments are made, and from there to their makers.
+            for place in {self._place[n] for n in node.inputs if n in self._place}:
+                self._connect(2 * place + 1, self._first + k)
+                self._connect(self._first + k, 2 * place)
+            for place in [self._place[n] for n in node.outputs if n is not None]:
+                self._connect(self._first + k, 2 * place)
+                self._connect(2 * place, self._first + k)
         for n in part.tangents:
             self._connect(self._source, 2 * self._place[n])
         for n in {n for n in part.outputs if n is not None}:
@@ -148,8 +151,7 @@ class _Network:
             self._connect(2 * place, 2 * place + 1, units if is_real else _ENDLESS)
 
     def _connect(self, start: int, stop: int, units: int = _ENDLESS) -> None:
-        # What lies before a cut may not depend on what lies behind: no edge leads back.
-        self._edges += [(start, stop, units), (stop, start, _ENDLESS)]
+        self._edges.append((start, stop, units))
 
     def cut(self) -> Cut | None:
         """The tensors of a minimum cut, None if there is none."""

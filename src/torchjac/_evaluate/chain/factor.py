@@ -149,7 +149,7 @@ def _turned(block: Block, shape: Shape) -> Block:
 
 
 def _tensor(numbers: IntArray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(numbers, np.int64)).to(like.device)
+    return torch.from_numpy(np.require(numbers, np.int64, ["C", "W"])).to(like.device)
 
 
 def _regular(

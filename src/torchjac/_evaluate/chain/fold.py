@@ -64,4 +64,4 @@ class _Slices:
 
 
 def _tensor(numbers: IntArray, block: Block) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(numbers, np.int64)).to(block.values.device)
+    return torch.from_numpy(np.require(numbers, np.int64, ["C", "W"])).to(block.values.device)

@@ -44,7 +44,7 @@ def multiplied(
 def _through_entries(block: Block, piece: Entries, check_room: Callable[[int], None]) -> Block:
     rows = piece.block
     check_room(block.slices * rows.index.size)
-    picked = gathered(block, rows.index)
+    picked = gathered(block, np.require(rows.index, requirements=["C", "W"]))
     values = picked.values.unflatten(0, (block.slices, rows.slices)) * rows.values
     return merged(Block(picked.index, values.flatten(0, 1)))
 
@@ -81,7 +81,8 @@ def _arranged(index: IntArray, named: str, kept: str, piece: Regular) -> IntArra
     lengths = [index.shape[named.index(c)] for c in kept]
     new = [d for d, c in enumerate(wanted) if c not in named]
     wide = np.expand_dims(index.transpose(order), new)
-    return np.broadcast_to(wide, (*lengths, *piece.shape)).reshape(-1, *piece.shape)
+    found = np.broadcast_to(wide, (*lengths, *piece.shape)).reshape(-1, *piece.shape)
+    return np.require(found, requirements=["C", "W"])
 
 
 def _contracted(values: Tensor, piece: Regular, kept: str) -> Tensor:

@@ -17,6 +17,12 @@ class Stretch:
             elements of the cut `stop`.
         before: What is had first, in the same direction; None if it begins with the identity.
         factor: What it is multiplied with, None if it is sent through the program.
+
+    >>> right = Stretch(0, 2, ADJOINT)
+    >>> print(Stretch(0, 3, TANGENT, right, Stretch(2, 3, TANGENT)))
+    J3 · (J2 J1 by adjoints)
+    >>> print(Stretch(0, 4, ADJOINT, Stretch(1, 4, ADJOINT)))
+    (J4 J3 J2 by adjoints) J1 by adjoints
     """
 
     start: int
@@ -36,12 +42,12 @@ class Stretch:
 
     def __str__(self) -> str:
         names = " ".join([f"J{k}" for k in range(self.rest[1], self.rest[0], -1)])
-        left = f"({self.factor})" if self.factor is not None else names
         if self.before is None:
             return f"{names} by {self.direction}s" if " " in names else names
-        right = f"({self.before})"
-        pair = f"{left} {right}" if self.direction == TANGENT else f"{right} {left}"
-        return pair if self.factor is not None else f"{pair} by {self.direction}s"
+        is_product = self.factor is not None
+        pair = [names if self.factor is None else _grouped(self.factor), _grouped(self.before)]
+        text = (" · " if is_product else " ").join(pair[:: 1 if self.direction == TANGENT else -1])
+        return text if is_product else f"{text} by {self.direction}s"
 
     @property
     def parts(self) -> Iterator["Stretch"]:
@@ -50,3 +56,7 @@ class Stretch:
         for part in (self.before, self.factor):
             if part is not None:
                 yield from part.parts
+
+
+def _grouped(stretch: Stretch) -> str:
+    return f"({stretch})" if " " in str(stretch) else str(stretch)
