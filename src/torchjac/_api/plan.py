@@ -250,10 +250,10 @@ def plan(
             program from x to the entries that is emitted once, operation by operation;
             "inductor", by that program compiled (seconds at first); "cudagraphs", by that program
             recorded as one CUDA graph; "auto", the cheapest: see `uses` and `tune`. A program is
-            emitted for functions that neither read values nor draw random numbers. "auto" does so only if all that `func` can read besides its arguments
-            is understood, so that a change of it is noticed; "replay" and "inductor" trust that
-            what cannot be seen (state of compiled code, of files, of other libraries) stays as it
-            is. `print(plan)` tells which it was.
+            emitted for functions that neither read values nor draw random numbers. "auto" does so
+            only if all that `func` can read besides its arguments is understood, so that a change
+            of it is noticed; the others trust that what cannot be seen (state of compiled code, of
+            files, of other libraries) stays as it is. `print(plan)` tells which it was.
         uses: How many evaluations there will be, about. "auto" then emits a program only if that
             pays back in so many, and compiles it if that pays too; speeds of the machine are
             measured once and kept in the user's cache folder. None: unknown; a program is
