@@ -165,6 +165,12 @@ def test_the_jacobian_is_never_held():
     assert meter.peak_bytes < 20 * 3000 * 4 * 8  # a pass of a seed holds what the function does
 
 
+@pytest.mark.parametrize("options", [{}, {"create_graph": True, "memory": 2**20}])
+def test_a_matrix_that_cannot_fit_is_refused_before_any_pass(options):
+    with pytest.raises(errors.MemoryBudgetError, match="gram: the matrix needs"):
+        gram(lambda x: x.sum(), torch.ones(2**20), **options)
+
+
 def test_a_sum_over_rows_takes_one_sweep_for_matrix_and_gradient():
     calls = []
 
@@ -289,8 +295,66 @@ def test_outputs_without_a_derivative_are_warned_of():
     assert ours.tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
-def test_inputs_without_elements():
-    assert gram(lambda x: x * 2, torch.ones(0)).shape == (0, 0)
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 1}])
+@pytest.mark.parametrize("over", ["inputs", "outputs"])
+def test_inputs_and_outputs_without_elements(over, options):
+    size = {"inputs": 0, "outputs": 2}[over]
+    ours = gram(lambda x: x.sum() + torch.ones(2), torch.ones(0), over=over, **options)
+    assert ours.tolist() == torch.zeros(size, size).tolist()
+    size = {"inputs": 3, "outputs": 0}[over]
+    ours, gradient = gram(
+        lambda x: x[:0], torch.ones(3), over=over, residual=lambda y: y, **options
+    )
+    assert ours.tolist() == torch.zeros(size, size).tolist()
+    assert gradient.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 1}])
+def test_weights_and_residuals_with_a_graph_leave_none(options):
+    weight, residual = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    x = torch.tensor([1.0, 2.0])
+    for matrix in (weight, torch.diag(weight), lambda v: weight[:, None] * v):
+        ours, gradient = gram(lambda x: x**2, x, weight=matrix, residual=residual, **options)
+        assert ours.tolist() == [[4.0, 0.0], [0.0, 16.0]]
+        assert not (ours.requires_grad)
+        assert not (gradient.requires_grad)
+
+
+def test_the_derivative_of_a_weight():
+    weight = torch.ones(2, requires_grad=True)
+    x = torch.tensor([1.0, 2.0])
+    gram(lambda x: x**2, x, weight=weight, create_graph=True).trace().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [4.0, 16.0]
+
+
+@pytest.mark.parametrize("over", ["inputs", "outputs"])
+def test_one_dropout_mask_for_all_passes(over):
+    x = torch.linspace(1, 2, 6, dtype=torch.float64)
+
+    def func(x: Tensor) -> Tensor:
+        return F.dropout(x**2, 0.5).repeat(20)
+
+    torch.manual_seed(3)
+    ours = gram(func, x, over=over, chunk_size=2)
+    torch.manual_seed(3)
+    jacobian = torchjac.jacobian(func, x)
+    side = jacobian if over == "inputs" else jacobian.T
+    assert off(ours, side.T @ side) < 1e-12
+
+
+@pytest.mark.parametrize("over", ["inputs", "outputs"])
+def test_fused_attention_is_replaced(over):
+    x = torch.linspace(-1, 1, 24).reshape(1, 1, 3, 8).sin()
+
+    def func(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x).sum(-1)
+
+    with pytest.warns(errors.FallbackWarning, match="math attention"):
+        ours = gram(func, x, over=over, chunk_size=2)
+    jacobian, _ = reference(func, (x,))
+    side = jacobian if over == "inputs" else jacobian.T
+    assert off(ours, side.T @ side) < 1e-5
 
 
 # ntk

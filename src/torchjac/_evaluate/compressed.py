@@ -51,9 +51,12 @@ def split_seeds(seeds: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
         For each tensor its part, shape (k, *shape), with its dtype and device.
     """
     if len(likes) == 1:
-        return [seeds.to(likes[0]).view(-1, *likes[0].shape)]
+        return [seeds.to(likes[0]).view(len(seeds), *likes[0].shape)]
     parts = seeds.split([like.numel() for like in likes], dim=1)
-    return [part.to(like).reshape(-1, *like.shape) for part, like in zip(parts, likes, strict=True)]
+    return [
+        part.to(like).reshape(len(seeds), *like.shape)
+        for part, like in zip(parts, likes, strict=True)
+    ]
 
 
 def join_products(

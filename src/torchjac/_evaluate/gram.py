@@ -13,6 +13,7 @@ Source: Griewank & Walther (2008), Evaluating Derivatives, chapters 3 and 8.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from torchjac._evaluate.differentiate import (
     evaluate,
     look_for_zeros,
 )
-from torchjac._evaluate.memory import MIB, Budget, result_bytes
+from torchjac._evaluate.memory import MIB, NEGLIGIBLE_BYTES, Budget, result_bytes
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.streams import Request, Streams
 from torchjac._evaluate.tape import outside_inference_mode
@@ -77,14 +78,22 @@ def gram_of(
     point = evaluate(signature, options)
     outputs = point.tape.outputs
     request = _read(signature, outputs, options, over_outputs, weight, residual)
+    budget = _budget(point, options, request)
     size = result_bytes(outputs.tensors, signature.leaves)
     if options.create_graph or (options.is_plain and size <= SMALL_BYTES):
-        return _multiplied(differentiate_at(point, options), request)
-    return _streamed(point, options, request)
+        solution = differentiate_at(point, options)
+        with nullcontext() if options.create_graph else torch.no_grad():
+            return _multiplied(solution, request)
+    look_for_zeros(
+        signature.api, outputs, [[t if t.requires_grad else None] for t in outputs.tensors]
+    )
+    with torch.no_grad():  # a weight may have a graph
+        matrix, gradient = Streams(point, options, request, budget).run()
+    return Products(outputs, matrix, gradient)
 
 
-def _streamed(point: Point, options: Options, request: Request) -> Products:
-    outputs = point.tape.outputs
+def _budget(point: Point, options: Options, request: Request) -> Budget:
+    """What may be used, or an error if the result cannot fit."""
     budget = Budget(
         point.signature.api,
         options.memory,
@@ -94,11 +103,12 @@ def _streamed(point: Point, options: Options, request: Request) -> Products:
         remedies="differentiate fewer inputs with `wrt=`; or take products with "
         "`torchjac.functional.jvp` and `vjp` in an iterative solver, which never holds it",
     )
-    look_for_zeros(
-        point.signature.api, outputs, [[t if t.requires_grad else None] for t in outputs.tensors]
-    )
-    matrix, gradient = Streams(point, options, request, budget).run()
-    return Products(outputs, matrix, gradient)
+    ends = point.tape.outputs.tensors if request.over_outputs else point.signature.leaves
+    like = request.weight.like
+    size = sum([end.numel() for end in ends]) ** 2 * like.element_size()
+    if options.memory is not None or size > NEGLIGIBLE_BYTES:
+        budget.pass_bytes(size, like.device)
+    return budget
 
 
 def _multiplied(solution: Solution, request: Request) -> Products:

@@ -93,7 +93,6 @@ class Streams:
 
     def run(self) -> tuple[Tensor, Tensor | None]:
         """The product, and J^T r if it was asked for."""
-        self._budget.pass_bytes(self._bytes, self._like.device)
         ways = sorted(self._ways(), key=lambda way: way.cost)
         last = next(way for way in ways if way.mode == REVERSE)
         with Progress(shown=self._options.progress, label=self._budget.api) as self._progress:
