@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests._evaluate.direct.carried import dense_of, some_block
-from torchjac._evaluate.direct.assemble import Piece, assemble, in_rows, places_of
+from torchjac._evaluate.direct.assemble import Lookup, assemble
 from torchjac._evaluate.direct.blocks import Block
 from torchjac._pattern.pattern import SparsityPattern
 
@@ -36,19 +36,20 @@ def put(blocks, pattern, sizes, *, transposed=False, constant=()):
 
 def test_places_are_those_of_the_pattern() -> None:
     pattern = pattern_of([[1, 0, 1], [0, 1, 0], [0, 0, 1]])
-    found = places_of(block([[1, 2], [3, 3]]), 0, pattern, transposed=False)
+    found = Lookup(pattern, transposed=False).places_of(block([[1, 2], [3, 3]]), 0)
     assert found.tolist() == [[0, 2], [1, -1]]
 
 
 def test_places_of_a_later_result_and_of_the_transpose() -> None:
     pattern = pattern_of([[0, 0, 1], [1, 1, 0]])
-    found = places_of(block([[2, 1]]), 1, pattern, transposed=True)
+    found = Lookup(pattern, transposed=True).places_of(block([[2, 1]]), 1)
     assert found.tolist() == [[2, 0]]
 
 
 def test_places_in_an_empty_pattern() -> None:
     pattern = pattern_of(np.zeros((2, 2)))
-    assert places_of(block([[1, 2]]), 0, pattern, transposed=False).tolist() == [[-1, -1]]
+    found = Lookup(pattern, transposed=False).places_of(block([[1, 2]]), 0)
+    assert found.tolist() == [[-1, -1]]
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -121,49 +122,3 @@ def test_slices_in_rows_need_no_gather() -> None:
     parts = Block(index, torch.arange(6.0, dtype=torch.float64).reshape(2, 3))
     found = put([[parts]], pattern_of(np.ones((3, 2))), [3])
     assert found.nonzeros.tolist() == [0, 3, 1, 4, 2, 5]
-
-
-def stencil(n: int) -> Block:
-    """Each element by its neighbors around a ring."""
-    index = np.stack([np.roll(np.arange(1, n + 1), k) for k in (0, 1, -1)]).astype(np.int32)
-    return Block(index, torch.from_numpy(index * 100.0 + np.arange(n)))
-
-
-def test_rows_of_a_ring_are_set_side_by_side_but_for_the_ends() -> None:
-    n = 40
-    ring = stencil(n)
-    dense = dense_of([ring], (n,), n).T
-    pattern = pattern_of(dense.numpy() != 0)
-    places = places_of(ring, 0, pattern, transposed=False)
-    found = in_rows([Piece(places, ring.values)], pattern.nnz)
-    assert found is not None
-    assert torch.equal(found, dense[dense != 0])
-
-
-def test_rows_of_a_short_ring_are_too_irregular() -> None:
-    ring = stencil(4)
-    pattern = pattern_of(dense_of([ring], (4,), 4).T.numpy() != 0)
-    places = places_of(ring, 0, pattern, transposed=False)
-    assert in_rows([Piece(places, ring.values)], pattern.nnz) is None
-
-
-def test_rows_with_gaps_at_both_ends_are_shifted() -> None:
-    n = 40
-    index = np.stack([np.arange(1, n + 1) + k for k in (1, -1, 0)])
-    index[index > n] = 0
-    band = Block(index.astype(np.int32), torch.from_numpy((index > 0) * (index * 100.0 + 1)))
-    dense = dense_of([band], (n,), n).T
-    pattern = pattern_of(dense.numpy() != 0)
-    places = places_of(band, 0, pattern, transposed=False)
-    found = in_rows([Piece(places, band.values)], pattern.nnz)
-    assert found is not None
-    assert torch.equal(found, dense[dense != 0])
-
-
-def test_pieces_of_different_shapes_are_not_set_in_rows() -> None:
-    pieces = [Piece(np.array([[0]]), torch.ones(1, 1)), Piece(np.array([[1, 2]]), torch.ones(1, 2))]
-    assert in_rows(pieces, 3) is None
-
-
-def test_nothing_is_not_set_in_rows() -> None:
-    assert in_rows([Piece(np.array([[-1]]), torch.ones(1, 1))], 0) is None

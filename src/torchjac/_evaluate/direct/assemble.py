@@ -1,25 +1,18 @@
 """From blocks of derivatives to the nonzeros of the Jacobian in CSR order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block, compacted
+from torchjac._evaluate.direct.rows import Places, Slices, in_rows, index_tensor
 from torchjac._pattern.pattern import SparsityPattern
-
-Places = NDArray[Any]  # int32 where the numbers of nonzeros fit, else int64
-# Rows with more entries are not set side by side.
-_MOST_SLICES = 64
-# Rows that are looked at to see in which order the entries usually stand.
-_SAMPLE = 255
-# Part of the nonzeros that may stand elsewhere than in a regular row.
-_MOST_IRREGULAR = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +22,14 @@ class Piece:
     Attributes:
         places: Shape (k, *S); -1 for a derivative that is none, or zero at every x.
         values: The derivatives, shape (k, *S).
+        result: Number of the result.
+        is_constant: Whether the derivatives are the same at every x.
     """
 
     places: Places
     values: Tensor
+    result: int = 0
+    is_constant: bool = False
 
 
 class Assembly(NamedTuple):
@@ -49,30 +46,44 @@ class Assembly(NamedTuple):
     targets: Places | None
 
 
-def places_of(block: Block, start: int, pattern: SparsityPattern, *, transposed: bool) -> Places:
-    """Where each derivative of a block stands among the nonzeros of a pattern.
+class Lookup:
+    """Where derivatives stand among the nonzeros of a pattern.
 
     Args:
-        block: Of a result of the linear program.
-        start: Number of the first element of this result among all results.
         pattern: Of the Jacobian.
-        transposed: Whether the program was the transposed one, its results columns.
-
-    Returns:
-        Places, shape (k, *S), -1 where there is none: no input, or a derivative that constant
-        zeros make zero.
+        transposed: Whether results of the linear program are columns.
     """
-    elements = prod(block.shape)
-    index = block.index.reshape(block.slices, elements).astype(np.int64)
-    across = np.broadcast_to(np.arange(start, start + elements), index.shape)
-    rows, columns = (index - 1, across) if transposed else (across, index - 1)
-    keys = rows * pattern.shape[1] + columns
-    known = pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices
-    places = np.searchsorted(known, keys)
-    found = np.minimum(places, max(pattern.nnz - 1, 0))
-    hit = (index > 0) & (known[found] == keys) if pattern.nnz else np.zeros(index.shape, bool)
-    small = np.int32 if pattern.nnz < 2**31 else np.int64
-    return np.where(hit, found, -1).astype(small).reshape(block.index.shape)
+
+    def __init__(self, pattern: SparsityPattern, *, transposed: bool) -> None:
+        self._width = pattern.shape[1]
+        self._keys = pattern.rows.astype(np.int64)
+        self._keys *= self._width
+        self._keys += pattern.indices
+        self._transposed = transposed
+        self._dtype = np.int32 if pattern.nnz < 2**31 - 1 else np.int64
+
+    def places_of(self, block: Block, start: int) -> Places:
+        """Where each derivative of a block stands.
+
+        Args:
+            block: Of a result of the linear program.
+            start: Number of the first element of this result among all results.
+
+        Returns:
+            Places, shape (k, *S), -1 where there is none: no input, or a derivative that constant
+            zeros make zero.
+        """
+        places = np.full((block.slices, prod(block.shape)), -1, self._dtype)
+        for found, index in zip(places, block.index.reshape(block.slices, -1), strict=True):
+            live = np.flatnonzero(index)
+            inputs, results = index[live].astype(np.int64) - 1, live + start
+            rows, columns = (inputs, results) if self._transposed else (results, inputs)
+            keys = rows * self._width + columns
+            near = np.searchsorted(self._keys, keys)
+            hit = near < len(self._keys)
+            hit[hit] = self._keys[near[hit]] == keys[hit]
+            found[live[hit]] = near[hit]
+        return places.reshape(block.index.shape)
 
 
 def assemble(
@@ -97,62 +108,88 @@ def assemble(
     Returns:
         The nonzeros.
     """
-
-    def pieces(kept: Callable[[Block], bool]) -> list[Piece]:
-        found: list[Piece] = []
-        for blocks, start in zip(results, np.cumsum([0, *sizes]), strict=False):
-            for block in compacted([b for b in blocks or () if kept(b)]):
-                places = places_of(block, int(start), pattern, transposed=transposed)
-                found.append(Piece(places, block.values.to(like.dtype)))
-        return found
-
-    constant = pieces(lambda block: is_constant(block.values))
-    varying = pieces(lambda block: not is_constant(block.values))
+    lookup = Lookup(pattern, transposed=transposed)
+    pieces = [
+        Piece(
+            lookup.places_of(block, int(start)),
+            block.values.to(like.dtype),
+            number,
+            is_constant(block.values),
+        )
+        for number, (blocks, start) in enumerate(zip(results, np.cumsum([0, *sizes]), strict=False))
+        for block in blocks or ()
+    ]
+    constant = [piece for piece in pieces if piece.is_constant]
+    varying = [piece for piece in pieces if not piece.is_constant]
     base = like.new_zeros(pattern.nnz)
     for piece in constant:
         base = base + _scattered(piece, like, pattern.nnz)
     if not varying:
         return Assembly(base.clone(), None, np.empty(0, np.int64))
-    found, targets = _in_order(varying, pattern.nnz, like)
-    under = base if targets is None else base[_tensor(targets, like)]
+    targets = _targets(varying, pattern.nnz)
+    found = _in_order(varying, targets, pattern.nnz)
+    under = base if targets is None else base[index_tensor(targets, like)]
     found = found + under if bool((under != 0).any()) else found
     if targets is None:
         return Assembly(found, found, None)
-    regular = in_rows(pieces(lambda _: True), pattern.nnz)
-    if regular is None:
-        regular = base.index_copy(0, _tensor(targets, like), found)
-    return Assembly(regular, found, targets)
+    whole = _regular(pieces, pattern.nnz)
+    if whole is None:
+        whole = base.index_copy(0, index_tensor(targets, like), found)
+    return Assembly(whole, found, targets)
+
+
+def _targets(pieces: Sequence[Piece], count: int) -> Places | None:
+    """Places of the nonzeros that pieces give, rising; None if they are all."""
+    given = np.zeros(count, bool)
+    for piece in pieces:
+        given[piece.places[piece.places >= 0]] = True
+    return None if given.all() else np.flatnonzero(given)
 
 
 def _scattered(piece: Piece, like: Tensor, count: int) -> Tensor:
     places = piece.places.ravel()
     live = np.flatnonzero(places >= 0)
-    values = piece.values.reshape(-1)[_tensor(live, like)]
-    return like.new_zeros(count).index_add(0, _tensor(places[live], like), values)
+    values = piece.values.reshape(-1)[index_tensor(live, like)]
+    return like.new_zeros(count).index_add(0, index_tensor(places[live], like), values)
 
 
-def _in_order(pieces: Sequence[Piece], count: int, like: Tensor) -> tuple[Tensor, Places | None]:
-    """The values of pieces in the order of their places, and these, or None for all of them."""
+def _in_order(pieces: Sequence[Piece], targets: Places | None, count: int) -> Tensor:
+    """The values of pieces in the order of their places, which are `targets`, or all."""
+    if targets is not None:
+        count = len(targets)
+        pieces = [_renumbered(piece, targets) for piece in pieces]
     if len(pieces) == 1:
         permuted = _permuted(pieces[0], count)
         if permuted is not None:
-            return permuted, None
-    regular = in_rows(pieces, count)
-    if regular is not None:
-        return regular, None
+            return permuted
+    regular = _regular(pieces, count)
+    return _gathered(list(_compacted(pieces)), count) if regular is None else regular
+
+
+def _renumbered(piece: Piece, targets: Places) -> Piece:
+    """The piece with the place of each derivative among `targets`."""
+    places = np.searchsorted(targets, piece.places).astype(piece.places.dtype)
+    places[piece.places < 0] = -1
+    return Piece(places, piece.values, piece.result, piece.is_constant)
+
+
+def _compacted(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """As few slices as possible of each result."""
+    for number, alike in groupby(pieces, lambda piece: piece.result):
+        for block in compacted([Block(p.places + 1, p.values) for p in alike]):
+            yield Piece(block.index - 1, block.values, number)
+
+
+def _gathered(pieces: Sequence[Piece], count: int) -> Tensor:
+    """The values by their places, added up where several belong to one."""
     places = np.concatenate([piece.places.ravel() for piece in pieces])
     source = torch.cat([piece.values.reshape(-1) for piece in pieces])
     live = np.flatnonzero(places >= 0)
-    targets, first, inverse, counts = np.unique(
-        places[live], return_index=True, return_inverse=True, return_counts=True
-    )
-    if (counts == 1).all():
-        found = source[_tensor(live[first], like)]
-    else:
-        found = source.new_zeros(len(targets)).index_add(
-            0, _tensor(inverse, like), source[_tensor(live, like)]
-        )
-    return found, None if len(targets) == count else targets
+    order = live[np.argsort(places[live], kind="stable")]
+    if len(order) == count:
+        return source[index_tensor(order, source)]
+    where = index_tensor(places[order], source)
+    return source.new_zeros(count).index_add(0, where, source[index_tensor(order, source)])
 
 
 def _permuted(piece: Piece, count: int) -> Tensor | None:
@@ -171,58 +208,12 @@ def _permuted(piece: Piece, count: int) -> Tensor | None:
     return piece.values.permute(order).reshape(-1)
 
 
-def in_rows(pieces: Sequence[Piece], count: int) -> Tensor | None:
-    """The values of slices side by side, if that brings nearly all of them into place.
-
-    In the interior of a stencil every row has its entries in one order; only rows at a border,
-    where neighbors are missing or wrap around, are put right one by one.
-
-    Args:
-        pieces: All derivatives of one result.
-        count: Number of nonzeros.
-
-    Returns:
-        The nonzeros in order, or None if the rows are not that regular.
-    """
+def _regular(pieces: Sequence[Piece], count: int) -> Tensor | None:
+    """The nonzeros in regular rows, or None if there are none or several results."""
     if len({piece.places.shape[1:] for piece in pieces}) != 1:
         return None
-    slices = [
-        (places.ravel(), v) for p in pieces for places, v in zip(p.places, p.values, strict=True)
-    ]
-    if not count or len(slices) > _MOST_SLICES:
-        return None
-    places = np.stack([s[0] for s in slices], axis=1)
-    order = _usual_order(places)
-    slices = [slices[k] for k in order]
-    places = places[:, order].ravel()
-    live = np.flatnonzero(places >= 0)
-    if len(live) != count or not (np.bincount(places[live], minlength=count) == 1).all():
-        return None
-    source = np.empty(count, places.dtype)
-    source[places[live]] = live
-    shift = int(np.median(source - np.arange(count, dtype=source.dtype)))
-    wrong = np.flatnonzero(source != np.arange(shift, shift + count))
-    if len(wrong) > _MOST_IRREGULAR * count or shift < 0 or shift + count > len(places):
-        return None
-    rows = torch.stack([s[1].reshape(-1) for s in slices], dim=1).reshape(-1)
-    ordered = rows[shift : shift + count]
-    if not len(wrong):
-        return ordered
-    like = slices[0][1]
-    moved = rows[_tensor(source[wrong], like)]
-    return ordered.index_copy(0, _tensor(wrong, like), moved)
-
-
-def _usual_order(places: Places) -> Places:
-    """In which order the entries stand in most rows; a sample of rows votes."""
-    step = max(1, len(places) // _SAMPLE) | 1
-    sample = places[step // 2 :: step]
-    full = sample[(sample >= 0).all(axis=1)]
-    orders, votes = np.unique(
-        np.argsort(full if len(full) else sample, axis=1), axis=0, return_counts=True
-    )
-    return orders[votes.argmax()]
-
-
-def _tensor(numbers: Places, like: Tensor) -> Tensor:
-    return torch.from_numpy(numbers).to(like.device, torch.int64)
+    places = np.concatenate([piece.places.reshape(len(piece.places), -1) for piece in pieces])
+    live = np.flatnonzero((places >= 0).any(axis=1))
+    slices = [(p, s) for p in pieces for s in range(len(p.places))]
+    values = [slices[k][0].values[slices[k][1]].reshape(-1) for k in live]
+    return in_rows(Slices(places[live], values, [slices[k][0].is_constant for k in live]), count)

@@ -14,7 +14,10 @@ from torchjac._evaluate.direct.assemble import assemble
 from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
+from torchjac._evaluate.direct.repeated import without_repeated_factors
+from torchjac._evaluate.direct.scalars import uniform, with_numbers
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
+from torchjac._evaluate.direct.unroll import unrolled
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
@@ -133,7 +136,9 @@ def emit_carried(
         raise TooManyDerivativesError(f"{len(recorder.nodes):,} operations")
     recorded = _recorded(recorder, numbers, inputs, outputs)
     whole, alone = _program(recorded, 0)
-    part = None if outputs[1] is None else _program(recorded, 1)[0]
+    part = None if outputs[1] is None else whole
+    if part is not None and outputs[1] != outputs[0]:
+        part = _program(recorded, 1)[0]
     targets = assembly.targets
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
@@ -191,9 +196,14 @@ def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, Li
     nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
     nodes = without_repetitions(shortened(nodes, values, constants))
     nodes, outputs = trimmed(nodes, values, constants, outputs)
+    alone = replace(recorded, nodes=tuple(nodes), outputs=outputs)
+    alone = unrolled(without_repeated_factors(alone))
+    values, constants = alone.values, alone.constants
+    nodes = with_numbers(shortened(alone.nodes, values, constants), values, constants)
+    nodes, outputs = trimmed(without_repetitions(nodes), values, constants, alone.outputs)
     (output,) = [number for number in outputs if number is not None]
-    graph = _graph(nodes, constants, recorded.primals, output)
-    return graph, replace(recorded, nodes=tuple(nodes), outputs=outputs)
+    graph = _graph(nodes, alone.constants, alone.primals, output)
+    return graph, replace(alone, nodes=tuple(nodes), outputs=outputs)
 
 
 def _graph(
@@ -209,7 +219,9 @@ def _graph(
     def fetch(ref: Ref) -> fx.Node:
         if ref.number not in made:
             name = f"constant{ref.number}"
-            root.register_buffer(name, constants[ref.number])
+            one = uniform(constants[ref.number])
+            shape = constants[ref.number].shape
+            root.register_buffer(name, constants[ref.number] if one is None else one.expand(shape))
             made[ref.number] = graph.get_attr(name)
         return made[ref.number]
 

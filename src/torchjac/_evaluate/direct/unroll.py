@@ -1,0 +1,123 @@
+"""Programs on long axes: what happens along narrow axes is written out.
+
+An axis of three coordinates behind one of forty thousand points makes every loop three steps long.
+Here such a tensor becomes three, each of forty thousand elements. Movements along narrow axes then
+cost nothing, sums over them are a few additions, zeros and ones among their coefficients drop out,
+and what is left is operations on long vectors, which a compiler fuses into one loop.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+
+from torchjac._evaluate.direct import narrow_moves as moves
+from torchjac._evaluate.direct import narrow_sums as sums
+from torchjac._evaluate.direct.spread import NARROW, Spread
+from torchjac._evaluate.direct.writer import Writer
+from torchjac._linearize.program import LinearProgram, Node, Value, refs_in
+from torchjac._linearize.simplify import trimmed
+
+aten = torch.ops.aten
+# A program may become so many times as long, and must become faster by so much.
+_MOST_TIMES, _FASTER = 4, 0.85
+# Microseconds: of an operation, of an element, and of one in loops of a few steps.
+_CALL, _ELEMENT, _SHORT_LOOP = 1.5, 0.0005, 0.003
+_VIEWS = frozenset(
+    {
+        aten.alias,
+        aten.expand,
+        aten.permute,
+        aten.reshape,
+        aten.select,
+        aten.slice,
+        aten.split,
+        aten.squeeze,
+        aten.unbind,
+        aten.unsqueeze,
+    }
+)
+
+
+def unrolled(program: LinearProgram) -> LinearProgram:
+    """The program with narrow axes written out, if that is predicted to be faster.
+
+    Args:
+        program: Operations that are linear in nothing.
+
+    Returns:
+        A program with the same results, or the same one.
+    """
+    shapes = [program.values[n].shape for node in program.nodes for n in node.inputs]
+    if any([0 in shape for shape in shapes]):
+        return program
+    writer = Writer(program)
+    for node in program.nodes:
+        results = _written_out(writer, node)
+        if results is None:
+            writer.keep(node)
+        else:
+            writer.take(node, results)
+        if len(writer.builder.nodes) > _MOST_TIMES * len(program.nodes) + 100:
+            return program
+    outputs = tuple([None if n is None else writer.whole(n).number for n in program.outputs])
+    builder = writer.builder
+    nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, outputs)
+    if _cost(nodes, builder.values) > _FASTER * _cost(program.nodes, program.values):
+        return program
+    return replace(
+        program,
+        nodes=tuple(nodes),
+        values=tuple(builder.values),
+        constants=builder.constants,
+        outputs=outputs,
+    )
+
+
+def _cost(nodes: Sequence[Node], values: Sequence[Value]) -> float:
+    """Microseconds that operations take one after the other."""
+    total = 0.0
+    for node in nodes:
+        total += _CALL
+        if getattr(node.op, "overloadpacket", None) in _VIEWS:
+            continue
+        for number in node.outputs:
+            shape = () if number is None else values[number].shape
+            inner = next((length for length in reversed(shape) if length > 1), 1)
+            is_short = inner <= NARROW < prod(shape)
+            total += prod(shape) * (_SHORT_LOOP if is_short else _ELEMENT)
+    return total
+
+
+def _written_out(writer: Writer, node: Node) -> Sequence[Spread] | None:
+    """The parts of the results of an operation, None if it is no rule's."""
+    packet: Any = getattr(node.op, "overloadpacket", None)
+    rule = _RULES.get(packet)
+    if rule is None and torch.Tag.pointwise in getattr(node.op, "tags", ()):
+        rule = sums.pointwise
+    if rule is None or list(refs_in(tuple(node.kwargs.values()))):
+        return None
+    return rule(writer, node)
+
+
+_RULES: Mapping[Any, Callable[[Writer, Node], Sequence[Spread] | None]] = {
+    aten.alias: moves.unchanged,
+    aten.clone: moves.unchanged,
+    aten.reshape: moves.reshaped,
+    aten._unsafe_view: moves.reshaped,
+    aten.view: moves.reshaped,
+    aten.permute: moves.permuted,
+    aten.unsqueeze: moves.unsqueezed,
+    aten.expand: moves.expanded,
+    aten.select: moves.selected,
+    aten.unbind: moves.unbound,
+    aten.slice: moves.sliced,
+    aten.split: moves.split_up,
+    aten.stack: moves.stacked,
+    aten.cat: moves.concatenated,
+    aten.sum: sums.summed,
+    aten.index: sums.indexed,
+    aten.linalg_cross: sums.crossed,
+}
