@@ -42,3 +42,13 @@ def test_nothing_is_written_to() -> None:
     before = large.values.clone()
     folded([large, some_block((4,), 2, 20)])
     assert torch.equal(large.values, before)
+
+
+def test_slices_in_another_order_are_added_whole() -> None:
+    large = every_input((2, 3), 20)
+    order = np.random.default_rng(0).permutation(20)
+    shuffled = Block(large.index[order], 2 * large.values[torch.from_numpy(order)])
+    for blocks in ([large, shuffled], [shuffled, large]):
+        (block,) = folded(blocks)
+        assert (np.diff(block.index[:, 0, 0]) > 0).all()
+        assert torch.equal(block.values, 3 * large.values)

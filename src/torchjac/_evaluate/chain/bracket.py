@@ -82,7 +82,7 @@ class Bracket:
 def choose_bracket(
     program: LinearProgram,
     primals: Sequence[Tensor],
-    pattern: SparsityPattern,
+    pattern: SparsityPattern | None,
     scope: str = "global",
     *,
     most_cuts: int = MOST_CUTS,
@@ -92,15 +92,14 @@ def choose_bracket(
     Args:
         program: The linear program.
         primals: x, where it was traced.
-        pattern: Of the Jacobian.
+        pattern: Of the Jacobian, None if nobody knows it.
         scope: As the pattern was detected.
         most_cuts: How many cuts are looked at.
 
     Returns:
         The bracket. Where rows are short it is that of plain tangents, without a search.
     """
-    counts = pattern.row_counts if program.direction == "jvp" else pattern.column_counts
-    if counts.max(initial=0) <= SHORT_ROWS:
+    if pattern is not None and _longest_row(pattern, program.direction) <= SHORT_ROWS:
         return plain_bracket(program)
     program = expanded(program, primals)
     ends = _ends(program)
@@ -121,6 +120,11 @@ def choose_bracket(
         cost.bytes,
         refused,
     )
+
+
+def _longest_row(pattern: SparsityPattern, direction: str) -> int:
+    counts = pattern.row_counts if direction == "jvp" else pattern.column_counts
+    return int(counts.max(initial=0))
 
 
 def _ends(program: LinearProgram) -> tuple[Cut, Cut]:

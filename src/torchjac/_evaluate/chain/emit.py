@@ -61,7 +61,7 @@ def emit_factors(
     bracket: Bracket,
     primals: Sequence[Tensor],
     sizes: Sequence[int],
-    pattern: SparsityPattern,
+    pattern: SparsityPattern | None,
     like: Tensor,
     scope: str = "global",
 ) -> tuple[tuple[DirectProgram, SparsityPattern], ...]:
@@ -71,7 +71,7 @@ def emit_factors(
         bracket: Where it is cut, and the linear program.
         primals: x, where it was traced.
         sizes: Numbers of elements of its results, as for `emit_bracket`.
-        pattern: Of the Jacobian.
+        pattern: Of the Jacobian; needed only where there is but one factor.
         like: A tensor with the dtype and device of the nonzeros.
         scope: As the pattern was detected.
 
@@ -83,7 +83,7 @@ def emit_factors(
         TooManyDerivativesError: A factor would hold too much.
         NotImplementedError: A part has no transposed program.
     """
-    if not bracket.factors:
+    if pattern is not None and not bracket.factors:
         return ((emit_bracket(bracket, primals, sizes, pattern, like, scope), pattern),)
     stretches = [stretch for stretch, _ in bracket.factors]
     multiplication = Multiplication(bracket, primals, stretches, scope)

@@ -23,7 +23,41 @@ def folded(blocks: Sequence[Block]) -> list[Block]:
     """
     if len(blocks) < 2 or max([block.slices for block in blocks]) < _LARGE:
         return list(blocks)
-    first, *others = sorted(blocks, key=lambda block: -block.slices)
+    first, *others = sorted(blocks, key=lambda block: (-block.slices, not _rises(block)))
+    same = [(block, order) for block in others if (order := _order(block, first)) is not None]
+    values = first.values
+    for block, order in same:
+        values = values + block.values[_tensor(order, block)]
+    others = [block for block in others if not any([block is other for other, _ in same])]
+    values, rest = _with_entries(Block(first.index, values), others)
+    return [Block(first.index, values), *folded(rest)]
+
+
+def _inputs(block: Block) -> IntArray | None:
+    """The input of each slice, None unless it is the same for all elements."""
+    index = block.index.reshape(block.slices, -1)
+    return index[:, 0] if index.size and (index == index[:, :1]).all() else None
+
+
+def _rises(block: Block) -> bool:
+    inputs = _inputs(block)
+    return inputs is not None and bool((np.diff(inputs) > 0).all())
+
+
+def _order(block: Block, first: Block) -> IntArray | None:
+    """Where the slices of one block are in another, if these have one input each."""
+    if block.slices != first.slices:
+        return None
+    ours, its = _inputs(first), _inputs(block)
+    if ours is None or its is None or not np.array_equal(np.sort(ours), np.sort(its)):
+        return None
+    return np.argsort(its)[np.argsort(np.argsort(ours))]
+
+
+def _with_entries(first: Block, others: Sequence[Block]) -> tuple[torch.Tensor, list[Block]]:
+    """The values of a block with the entries of others added, and those without a place."""
+    if not others:
+        return first.values, []
     slices = _Slices(first)
     rest: list[Block] = []
     where: list[IntArray] = []
@@ -36,11 +70,11 @@ def folded(blocks: Sequence[Block]) -> list[Block]:
             continue
         where.append(places)
         what.append(block.values.reshape(-1)[_tensor(live, block)])
-    if not where:
-        return list(blocks)
-    values = first.values.reshape(-1).clone()
-    values = values.index_add(0, _tensor(np.concatenate(where), first), torch.cat(what))
-    return [Block(first.index, values.reshape(first.values.shape)), *folded(rest)]
+    values = first.values
+    if where:
+        places = _tensor(np.concatenate(where), first)
+        values = values.reshape(-1).index_add(0, places, torch.cat(what)).reshape(values.shape)
+    return values, rest
 
 
 class _Slices:

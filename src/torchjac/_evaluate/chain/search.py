@@ -11,8 +11,11 @@ from torchjac._evaluate.chain.parts import Load, Part
 from torchjac._evaluate.chain.relation import Relation
 from torchjac._evaluate.chain.stretch import ADJOINT, TANGENT, Stretch
 
-# What a byte moved, and an operation begun, cost in multiplications.
-BYTE, OPERATION = 2.0, 20_000.0
+# What a byte moved, and an operation begun, cost in multiplications: 40 of them take as long as it
+# takes to move 13 bytes, and 200,000 as long as to begin an operation, on one core.
+BYTE, OPERATION = 3.0, 200_000.0
+# Operations of a product: factors are laid out as matrices first, the result as derivatives.
+_OPERATIONS, _MOVES = 6, 2
 # How often factors that are kept are read, for each time that they are computed.
 _USES = 8
 
@@ -168,7 +171,8 @@ class Search:
         factor = self._relations[rest]
         numbers = sum([self._relations[pair].entries for pair in (ends, rest, (start, stop))])
         slices = self._slices(*ends, direction)
-        return Cost(float(slices) * factor.entries, float(numbers) * self._itemsize, 1)
+        moved = float(_MOVES * numbers * self._itemsize)
+        return Cost(float(slices) * factor.entries, moved, _OPERATIONS)
 
 
 def _cost(load: Load, before: int, after: int) -> Cost:
