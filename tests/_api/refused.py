@@ -246,6 +246,13 @@ REFUSED: list[Refusal] = [
         '`memory=`; ask for compute="trace" or "diagonal", or for fewer samples at a time.',
     ),
     (
+        lambda: ntk(linear(), BATCH[:1], memory=100),
+        errors.MemoryBudgetWarning,
+        "ntk: one sample needs about 128 B, more than the 100 B that `memory=` leaves beside the "
+        "result; going on one sample at a time. Raise `memory=`, or ask for fewer parameters with "
+        "`wrt=`.",
+    ),
+    (
         lambda: ntk(Batchwise(), BATCH),
         errors.FallbackWarning,
         "ntk: computed by reverse-mode/loop, since PyTorch cannot take a faster way "

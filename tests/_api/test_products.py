@@ -777,9 +777,9 @@ def test_a_derivative_that_mixes_samples_is_refused():
 def test_a_kernel_fits_its_budget():
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 36, 4))
     x = torch.randn(24, 3, 8, 8)
-    budget = 600_000
+    budget = 400_000
     with MemoryMeter() as meter, torchjac.record() as runs:
         ours = ntk(module, x, memory=budget)
     assert runs[0].chunk_size < 24
-    assert meter.peak_bytes <= budget
+    assert meter.peak_bytes <= budget + ours.nbytes  # beside the result, as everywhere
     assert off(ours, ntk(module, x)) < 1e-5

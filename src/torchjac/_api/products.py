@@ -160,7 +160,7 @@ def ntk(
         )
     subject = _subject(api, func, wrt)
     first = _samples(api, "x1", x1)
-    second = None if x2 is None else _samples(api, "x2", x2)
+    second = None if x2 is None or x2 is x1 else _samples(api, "x2", x2)
     budget = Budget(
         api,
         memory,

@@ -32,7 +32,7 @@ from torchjac._evaluate.watch import Watch
 from torchjac._evaluate.witness import random_like
 from torchjac._inputs.signature import Signature, bind
 from torchjac._inputs.warn import warn
-from torchjac._torch import batched, pytree, refuse_wrong_batching, shape_after
+from torchjac._torch import batched, bytes_after, pytree, refuse_wrong_batching, shape_after
 from torchjac.errors import ArgumentError, FallbackWarning, MixedSamplesError, ShapeError
 
 # A seed times this shows the rounding errors of a product.
@@ -72,7 +72,7 @@ class Recorded:
         tape: Its graph down to the parameters that count.
         output: What it returned, samples along axis 0.
         places: Of each parameter its uses, read.
-        gradient_bytes: Bytes of the gradients of everything between.
+        graph: What its graph says of the parameters.
     """
 
     subject: Subject
@@ -80,10 +80,10 @@ class Recorded:
     tape: Tape
     output: Tensor
     places: list[list[Place | str]]
-    gradient_bytes: int
+    graph: Graph
 
-    def factor_bytes(self) -> int:
-        """Bytes that the factors of these samples will take, about, and the passes to them."""
+    def held_bytes(self) -> int:
+        """Bytes that the factors of these samples will take, about."""
         seeds = self.output[:1].numel() + 1
         inputs = {
             id(place): place.inputs.numel() * place.inputs.element_size()
@@ -96,8 +96,13 @@ class Recorded:
             for parameter, places in zip(self.tape.inputs, self.places, strict=True)
             if not all(isinstance(place, Product) for place in places)
         ]
-        # Twice the gradients: temporaries of their size may stand beside them.
-        return seeds * (2 * self.gradient_bytes + sum(rows)) + sum(inputs.values())
+        cotangents = [bytes_after(node) for node in nodes_to_seed(self.places)]
+        return seeds * (sum(cotangents) + sum(rows)) + sum(inputs.values())
+
+    def pass_bytes(self) -> int:
+        """Bytes that making them takes beside, about: the graph, and gradients on their way."""
+        seeds = self.output[:1].numel() + 1
+        return self.graph.gradient_bytes + 2 * seeds * self.graph.largest_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +160,7 @@ def record_samples(subject: Subject, inputs: Any, count: int, *, quiet: bool) ->
     graph = read_graph(output, parameters)
     _refuse_strays(subject, graph)
     places = [places_of(uses, p) for uses, p in zip(graph.uses, parameters, strict=True)]
-    return Recorded(
-        subject, inputs, Tape(parameters, tape.outputs), output, places, graph.gradient_bytes
-    )
+    return Recorded(subject, inputs, Tape(parameters, tape.outputs), output, places, graph)
 
 
 def _refuse_strays(subject: Subject, graph: Graph) -> None:

@@ -129,23 +129,24 @@ def inner(kind: str, first: Tensor, second: Tensor) -> Tensor:
     return product.view(first.shape[:2] + second.shape[:2])
 
 
-def contract(kind: str, first: Outer, second: Outer) -> Tensor:
+def contract(kind: str, first: Outer, second: Outer, most: int = SUMS) -> Tensor:
     """Inner products of Jacobians by the same weight, in the cheaper order.
 
     Args:
         kind: As in `inner`.
         first: Of the first samples.
         second: Of the second samples.
+        most: Elements that may be made at a time.
 
     Returns:
         As `inner`.
     """
     by_pairs, summed_first = _costs(kind, first, second)
     if summed_first < by_pairs:
-        return _summed_first(kind, first, second)
+        return _summed_first(kind, first, second, min(SUMS, most))
     count = first.inputs.shape[0]
     pairs = _pairs_of_a_sample(kind, first, second)
-    step = max(1, PAIRS // max(pairs, 1))
+    step = max(1, min(PAIRS, most) // max(pairs, 1))
     parts = [
         _hadamard(kind, first.of_samples(start, start + step), second)
         for start in range(0, count, step)
@@ -153,11 +154,11 @@ def contract(kind: str, first: Outer, second: Outer) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 0 if kind == "trace" else 1)
 
 
-def _summed_first(kind: str, first: Outer, second: Outer) -> Tensor:
+def _summed_first(kind: str, first: Outer, second: Outer, most: int) -> Tensor:
     """Jacobians made some elements of the cotangent at a time."""
     outputs, _, groups, _, out = first.cotangents.shape
     rows = outputs * (first.cotangents.shape[1] + second.cotangents.shape[1])
-    step = max(1, SUMS // max(1, rows * groups * first.width))
+    step = max(1, most // max(1, rows * groups * first.width))
 
     def products(start: int) -> Tensor:
         part = slice(start, start + step)

@@ -23,17 +23,19 @@ from torchjac._evaluate.kernel.block import (
 )
 from torchjac._evaluate.kernel.factors import Explicit, Outer, contract, inner
 from torchjac._evaluate.kernel.structure import Factor
-from torchjac._evaluate.memory import Budget
+from torchjac._evaluate.memory import Budget, human
 from torchjac._evaluate.mixing import because_of_batch_norm
 from torchjac._evaluate.report import Evaluation, Refusal, is_listened_to, publish
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._evaluate.witness import close
 from torchjac._inputs.warn import warn
 from torchjac._torch import pytree
-from torchjac.errors import IndependenceWarning, MixedSamplesError
+from torchjac.errors import IndependenceWarning, MemoryBudgetWarning, MixedSamplesError
 
 # Of what a pass may take: the factors of two blocks at a time, the rest is for their products.
 FACTORS_SHARE = 0.75
+# What is made at a time is arranged for a matrix product, and summed.
+COPIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class _Work:
         self._probe = _alone(subject, self._probed)
         self._passes = 0
         self._reasons: dict[int, str] = {}
-        self._checked = False
+        self._most = 0
 
     def run(self, *, symmetric: bool) -> Tensor:
         """All blocks."""
@@ -111,10 +113,19 @@ class _Work:
 
     def _samples_at_a_time(self, result_bytes: int) -> int:
         """How many fit: the factors of two blocks are held at a time."""
-        allowed = self._budget.pass_bytes(result_bytes, self._probe.output.device)
+        output = self._probe.output
+        allowed = self._budget.pass_bytes(result_bytes, output.device)
+        self._most = int(allowed * (1 - FACTORS_SHARE)) // (COPIES * output.element_size())
         if self._budget.chunk_size is not None:
             return self._budget.chunk_size
-        each = max(1, 2 * self._probe.factor_bytes())
+        each = max(1, 2 * self._probe.held_bytes() + self._probe.pass_bytes())
+        if each > allowed and isinstance(self._budget.memory, int):
+            warn(
+                f"{self._subject.api}: one sample needs about {human(each)}, more than the "
+                f"{human(allowed)} that `memory=` leaves beside the result; going on one sample at "
+                "a time. Raise `memory=`, or ask for fewer parameters with `wrt=`.",
+                MemoryBudgetWarning,
+            )
         most = max(1, int(allowed * FACTORS_SHARE) // each)
         blocks = -(-max(self._probed.count, 1) // most)
         return -(-max(self._probed.count, 1) // blocks)
@@ -125,7 +136,7 @@ class _Work:
             for begin in range(start if symmetric else 0, self._second.count, step):
                 same = symmetric and begin == start
                 theirs = ours if same else self._block(self._second, begin, step)
-                part = _arranged(self._kind, _products(self._kind, ours, theirs))
+                part = _arranged(self._kind, _products(self._kind, ours, theirs, self._most))
                 if part is None:
                     continue
                 result[start : start + step, begin : begin + step] = part
@@ -200,7 +211,7 @@ def _kernel_dtype(probe: Recorded) -> torch.dtype:
     return dtype
 
 
-def _products(kind: str, first: Block, second: Block) -> Tensor | None:
+def _products(kind: str, first: Block, second: Block, most: int) -> Tensor | None:
     """Sums over parameters of the inner products of their Jacobians."""
     ours, theirs = _by_parameters(first.factors), _by_parameters(second.factors)
     if not _match(ours, theirs):
@@ -209,7 +220,7 @@ def _products(kind: str, first: Block, second: Block) -> Tensor | None:
     for numbers in ours.keys() & theirs.keys():
         a, b = ours[numbers].jacobian, theirs[numbers].jacobian
         if isinstance(a, Outer) and isinstance(b, Outer):
-            part = contract(kind, a, b)
+            part = contract(kind, a, b, most)
         else:
             part = inner(kind, a.multiplied_out(), b.multiplied_out())
         if total is None:

@@ -43,11 +43,13 @@ class Graph(NamedTuple):
     Attributes:
         uses: Of each parameter its uses, in no order; none where no path leads to it.
         gradient_bytes: Bytes of the gradients of everything that is not a parameter.
+        largest_bytes: Bytes of the largest of these.
         leaves: Every leaf, by its identity.
     """
 
     uses: list[list[Use]]
     gradient_bytes: int
+    largest_bytes: int
     leaves: Mapping[int, Any]
 
 
@@ -65,11 +67,12 @@ def read_graph(output: Tensor, parameters: Sequence[Tensor]) -> Graph:
     stack = [node for node in users if node is not None]
     leaves: dict[int, Any] = {}
     seen = set(stack)
-    size = 0
+    size = largest = 0
     while stack:
         node = stack.pop()
         if node.name() not in _OF_PARAMETERS:
             size += bytes_after(node)
+            largest = max(largest, bytes_after(node))
         variable = getattr(node, "variable", None)
         if variable is not None:
             leaves[id(variable)] = node
@@ -82,7 +85,7 @@ def read_graph(output: Tensor, parameters: Sequence[Tensor]) -> Graph:
                 stack.append(following)
     found = [leaves.get(id(parameter)) for parameter in parameters]
     uses = [[] if leaf is None else _through(leaf, users, False) for leaf in found]
-    return Graph(uses, size, leaves)
+    return Graph(uses, size, largest, leaves)
 
 
 def _through(node: Any, users: dict[Any, list[tuple[Any, int]]], transposed: bool) -> list[Use]:
