@@ -4,11 +4,14 @@ from torchjac import errors, func, functional, testing
 from torchjac._api.calculus import curl, diagonal, divergence, laplacian, trace
 from torchjac._api.check import Report, check
 from torchjac._api.color import color
+from torchjac._api.factored import FactoredPlan
 from torchjac._api.finite import finite_difference
 from torchjac._api.hessian import gradient, hessian
 from torchjac._api.jacobian import batch_jacobian, jacobian, jacobian_of, value_and_jacobian
+from torchjac._api.operator import JacobianOperator
 from torchjac._api.pattern import pattern
-from torchjac._api.plan import Plan, plan
+from torchjac._api.plan import plan
+from torchjac._api.prepared import Plan
 from torchjac._api.products import gram, ntk
 from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.report import Evaluation, record
@@ -18,6 +21,8 @@ from torchjac.functional import hvp, jvp, vhp, vjp
 __all__ = [
     "Coloring",
     "Evaluation",
+    "FactoredPlan",
+    "JacobianOperator",
     "Plan",
     "Report",
     "SparsityPattern",

@@ -15,6 +15,7 @@ from torch._inductor import lowering
 
 from tests.mistaken import WrongJvp, WronglyBatched
 from torchjac import Plan, errors, jacobian, plan
+from torchjac._api import factored
 from torchjac._coloring.select import color_pattern
 from torchjac._evaluate.direct import emit, runner
 from torchjac._local import registry
@@ -81,6 +82,22 @@ def with_a_wrong_lowering() -> object:
 
 def hiding() -> object:
     return plan(lambda x: x.detach() * x**2, X, backend="replay")(X, create_graph=True)
+
+
+def drawing(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() * torch.rand(3, generator=torch.Generator().manual_seed(0))
+
+
+def with_other_factors() -> object:
+    weight = torch.ones(2, 3)
+    made = plan(lambda x: weight.T @ (weight @ x).sin(), X, keep_factors=True)
+    weight.mul_(2)
+    return made(X)
+
+
+def with_wrong_factors() -> object:
+    with mock.patch.object(factored, "_agrees", return_value=False):
+        return plan(torch.sin, X, keep_factors=True)
 
 
 def with_a_wrong_rule() -> object:
@@ -255,6 +272,42 @@ REFUSED: list[Refusal] = [
         "them.",
     ),
     (
+        lambda: plan(torch.sin, X, keep_factors=True, layout=torch.strided),
+        errors.ArgumentError,
+        "plan: keep_factors=True computes factors by programs and knows no `layout`: leave out one "
+        "of them.",
+    ),
+    (
+        lambda: plan(torch.sin, X, keep_factors=True)(X, create_graph=True),
+        errors.ArgumentError,
+        "plan: factors that are kept cannot be had with `create_graph`: leave it out, or make a "
+        "plan without keep_factors=True.",
+    ),
+    (
+        lambda: plan(torch.sin, X, keep_factors=True).save("plan.npz"),
+        errors.ArgumentError,
+        "plan: a plan with keep_factors=True cannot be saved to plan.npz: make it anew, which "
+        "takes no coloring.",
+    ),
+    (
+        lambda: plan(drawing, X, keep_factors=True),
+        errors.ArgumentError,
+        "plan: keep_factors=True needs a program for every factor, and there is none: aten.rand "
+        "draws random numbers. Leave it out.",
+    ),
+    (
+        with_other_factors,
+        errors.BranchWarning,
+        "plan: the function is not the one that was planned for: it took another branch, or what "
+        "it holds has changed. Its factors were found anew and are kept.",
+    ),
+    (
+        with_wrong_factors,
+        errors.PatternError,
+        "plan: the product of the factors is not the Jacobian: a random product of the function "
+        "differs. Please report it; until then leave out keep_factors=True.",
+    ),
+    (
         without_a_compiler,
         errors.FallbackWarning,
         "plan: the program of the Jacobian is replayed, not compiled: torch._inductor said no C++ "
@@ -291,10 +344,6 @@ class LinearByParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         return g.relu() - (-g).relu()
-
-
-def drawing(x: torch.Tensor) -> torch.Tensor:
-    return x.sin() * torch.rand(3, generator=torch.Generator().manual_seed(0))
 
 
 def with_little_room() -> Plan:
