@@ -91,7 +91,7 @@ def measure_all(parts: Sequence[str], quick: bool, cpu_time: bool) -> Run:
     """
     run = Run(machine(cpu_time), quick)
     with tempfile.TemporaryDirectory() as folder:
-        sides = Sides(Path(folder), missing())
+        sides = Sides(Path(folder), missing(), lambda line: print(line, file=sys.stderr))
         families = [part for part in parts if part in workloads.FAMILIES]
         rows = _solved(sides, list(workloads.rows(families, quick)), quick, cpu_time)
         run = replace(run, rows=tuple(rows))

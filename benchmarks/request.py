@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.model import COMPILED
+from benchmarks.model import COMPILED, TORCHJAC
 from benchmarks.timing import FULL, QUICK, Effort
 
 # Seconds that one contender may take for its preparation and first calls.
 LIMIT_S, QUICK_LIMIT_S = 180.0, 30.0
 
+# Elements of a dense answer that there is time for where a sparse one is wanted.
+MOST_DENSE = 2**20
 # Dense ways to sparse answers that take long and are not the fastest of their library.
 DEARER = (
     "jacrev(jacrev)",
@@ -76,26 +78,27 @@ class Request:
         """Seconds that one contender may take."""
         return QUICK_LIMIT_S if self.quick else LIMIT_S
 
-    def has_time_for(self, kind: str, way: str, shape: Sequence[int]) -> bool:
+    def has_time_for(self, library: str, way: str, kind: str, shape: Sequence[int]) -> bool:
         """Whether a contender is tried.
 
         With little time, nobody tries a mode that the sizes speak against, nor more than the
-        plainest ways to a dense answer where a sparse one is wanted.
+        plainest ways to a small dense answer where a sparse one is wanted.
 
         Args:
+            library: Whose contender.
+            way: Which of that library.
             kind: Of the problem.
-            way: Of the contender.
             shape: Outputs and inputs.
 
         Returns:
             Whether there is time.
         """
-        if not self.quick:
+        if not self.quick or library == TORCHJAC:
             return True
         outputs, inputs = shape
-        unlikely = "jacfwd" if outputs <= inputs else "jacrev"
-        if kind == "sparse" and way in DEARER:
+        if kind == "sparse" and (outputs * inputs > MOST_DENSE or way in DEARER):
             return False
+        unlikely = "jacfwd" if outputs <= inputs else "jacrev"
         return not way.endswith(COMPILED) or unlikely not in way or "vmap" in way
 
     def write(self, path: Path) -> None:

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from benchmarks.model import ASDEX, BROKEN, CASADI, SCIPY, Measured, Row, row_from
@@ -70,11 +72,13 @@ class Sides:
     Attributes:
         folder: Where answers and compiled code are kept while it lasts.
         absent: Peers that cannot be run, and why.
+        tell: Takes a line on how far things are.
         failures: What went wrong.
     """
 
     folder: Path
     absent: Mapping[str, str]
+    tell: Callable[[str], None] = print
     failures: list[str] = field(default_factory=list)
 
     def solve(self, request: Request) -> list[Row]:
@@ -123,23 +127,34 @@ class Sides:
         file = self.folder / "request.json"
         request.write(file)
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
-        process = subprocess.Popen(
-            [str(python), "-m", module, str(file), str(self.folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment(cache),
-        )
-        try:
-            printed, errors = process.communicate(timeout=TIMEOUT_S * len(request.asked))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            printed, errors = process.communicate()
+        command = [str(python), "-m", module, str(file), str(self.folder)]
+        lines: list[str] = []
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=environment(cache),
+            )
+            watchdog = Timer(TIMEOUT_S * len(request.asked), process.kill)
+            watchdog.start()
+            try:
+                for line in process.stdout or ():
+                    lines.append(line)
+                    self.tell(f"{module}: {len(lines)} of {len(request.asked)} answered")
+                process.wait()
+            finally:
+                watchdog.cancel()
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            errors.seek(0)
+            said = " / ".join(errors.read().strip().splitlines()[-MOST_LINES:])
         if process.returncode != 0:
-            said = " / ".join(errors.strip().splitlines()[-MOST_LINES:])
             self.failures.append(f"{module} ended with {process.returncode}: {said}")
-        return printed.splitlines()
+        return lines
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:

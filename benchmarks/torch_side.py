@@ -120,7 +120,8 @@ def compare_all(problem: Problem, reference: Reference, request: Request, asked:
     for contender in chain(ours.contenders(problem), torch_ways.contenders(problem)):
         if contender.name in found.absent or not asked.wants(contender.name):
             continue
-        if not request.has_time_for(problem.kind, contender.way, reference.shape):
+        library, way = contender.library, contender.way
+        if not request.has_time_for(library, way, problem.kind, reference.shape):
             continue
         try:
             with limit(request.limit_s):

@@ -57,10 +57,9 @@ DENSE: dict[str, tuple[str, ...]] = {
 }
 FAMILIES = (*SPARSE_FAMILIES, *DENSE)
 
-# More sizes, for plots: the squares have about 10^3 and 10^7 unknowns.
+# More sizes, for plots: of the brusselator about 10^3 unknowns.
 SCALING: tuple[Case, ...] = (
     ("brusselator", (22,)),
-    ("brusselator", (2236,)),
     ("allen_cahn", (10**7,)),
     ("burgers", (10**6,)),
     ("burgers", (10**7,)),

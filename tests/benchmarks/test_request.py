@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.__main__ import DOCS, PARTS, parse, wanted
+from benchmarks.model import FUNC, TORCHJAC
 from benchmarks.request import Asked, Request
 
 
@@ -26,11 +27,19 @@ def test_a_problem_goes_by_its_name_and_sizes() -> None:
 
 def test_little_time_leaves_out_the_mode_that_the_sizes_speak_against() -> None:
     quick, full = Request((), quick=True), Request(())
-    wide = (3, 1000)
-    assert quick.has_time_for("jacobian", "jacrev, compiled", wide)
-    assert not quick.has_time_for("jacobian", "jacfwd, compiled", wide)
-    assert quick.has_time_for("jacobian", "jacfwd", wide)
-    assert full.has_time_for("jacobian", "jacfwd, compiled", wide)
+    wide = ("jacobian", (3, 1000))
+    assert quick.has_time_for(FUNC, "jacrev, compiled", *wide)
+    assert not quick.has_time_for(FUNC, "jacfwd, compiled", *wide)
+    assert quick.has_time_for(FUNC, "jacfwd", *wide)
+    assert full.has_time_for(FUNC, "jacfwd, compiled", *wide)
+
+
+def test_little_time_leaves_out_large_dense_answers_but_never_torchjac() -> None:
+    quick = Request((), quick=True)
+    assert quick.has_time_for(FUNC, "jacrev", "sparse", (1000, 1000))
+    assert not quick.has_time_for(FUNC, "jacrev", "sparse", (2000, 1000))
+    assert quick.has_time_for(TORCHJAC, "plan", "sparse", (2000, 1000))
+    assert quick.has_time_for(FUNC, "jacrev", "jacobian", (2000, 1000))
 
 
 def test_every_workload_is_asked_for_once_in_each_precision() -> None:
