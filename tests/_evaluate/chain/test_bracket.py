@@ -29,10 +29,10 @@ def test_short_rows_are_not_searched() -> None:
 
 @pytest.mark.parametrize("direction", ["", "vjp"])
 def test_a_waist_is_multiplied_over(direction) -> None:
-    bracket = bracket_of(perceptron(300, 3, 200), torch.rand(300), direction)
+    bracket = bracket_of(perceptron(400, 200, 3, 200, 400), torch.rand(400), direction)
     assert bracket.root.factor is not None
-    assert bracket.widths[1] == 3
-    assert [stretch.rest for stretch, _ in bracket.factors] == [(0, 1), (1, 2)]
+    assert bracket.widths == (400, 200, 3, 200, 400)
+    assert [(stretch.start, stretch.stop) for stretch, _ in bracket.factors] == [(0, 2), (2, 4)]
 
 
 def test_each_side_of_a_waist_is_had_from_the_waist() -> None:
@@ -67,4 +67,4 @@ def test_a_part_without_an_adjoint_is_named(monkeypatch) -> None:
 
 def test_printed() -> None:
     text = str(bracket_of(perceptron(300, 3, 200), torch.rand(300)))
-    assert text == ("J2 · J1, through 300-3-200: 1.8e+05 multiplications, 2.7e+05 bytes")
+    assert text == ("J2 J1 by adjoints, through 300-3-200: 2.4e+05 multiplications, 7.6e+05 bytes")
