@@ -574,3 +574,10 @@ def test_a_function_that_raises_leaves_nothing():
         detect(bind("test", f, randn(3)))
     assert not hasattr(weight, "_torchjac_number")
     assert torchjac.jacobian(lambda x: x * weight, randn(3)).shape == (3, 3)
+
+
+def test_zeros_that_pytorch_keeps_without_memory():
+    # Inside of a dispatch mode PyTorch 2.13 crashes on a product with them.
+    x = torch.randn(4, dtype=torch.float64)
+    found = detect(bind("test", lambda x: torch.ldexp(x, torch.arange(4)), x))
+    assert (found.direction, found.pattern.nnz) == ("jvp", 4)

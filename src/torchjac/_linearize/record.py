@@ -137,6 +137,8 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func is aten.mul.Scalar and args[0]._is_zerotensor() and type(args[1]) is not complex:
+            return args[0]  # multiples of zeros without memory crash inside of a dispatch mode
         mutable = _is_mutable(func)
         places = self._refer(args)
         named = {k: self._refer(v) for k, v in kwargs.items()} if kwargs else _EMPTY

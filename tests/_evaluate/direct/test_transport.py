@@ -217,3 +217,16 @@ def test_sparse_tangents_are_refused() -> None:
     x = torch.rand(3, 3, dtype=torch.float64)
     with pytest.raises(NotImplementedError, match="works with sparse tensors"):
         emitted(lambda t: t.sparse_mask(pattern).to_dense() ** 2, x, ("vjp",))
+
+
+def test_a_choice_between_tangents_and_numbers_is_refused():
+    # The forward rule of cumprod chooses so at the first zero, wherever that is.
+    x = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="takes tangents here, numbers there"):
+        emitted(lambda x: x.cumprod(0), x, ("jvp",))
+
+
+def test_a_choice_between_tangents_and_zero():
+    x = torch.tensor([-0.5, 2.0], dtype=torch.float64)
+    (direct,) = emitted(lambda x: torch.where(x > 0, x * x, 3.0), x, ("jvp",)).values()
+    assert direct.dense([-x]).tolist() == [[1.0, 0.0], [0.0, 0.0]]

@@ -15,7 +15,7 @@ from torchjac._evaluate.direct.convolve import convolved
 from torchjac._evaluate.direct.extremes import extremes, united
 from torchjac._evaluate.direct.join import joined
 from torchjac._evaluate.direct.operate import Operation
-from torchjac._linearize.program import Value
+from torchjac._linearize.program import Ref, Value
 from torchjac._local.algebra import (
     Contract,
     Convolve,
@@ -124,6 +124,8 @@ class Transport:
             by_source.setdefault(term.source.number, []).append(term)
         if self._may_be_curved(by_source):
             self.check_linear()
+        if self._adds_a_number():
+            raise NotImplementedError(f"{self._call.node.name} takes tangents here, numbers there")
         moves = all([type(m) is Move for term in terms for m in term.maps])
         if len(terms) > 1 and moves and self._packet not in _BY_MEMORY:
             rows = joined({number: carried[number] for number in by_source}, self._is_constant)
@@ -146,6 +148,15 @@ class Transport:
         if torch.Tag.pointwise in tags and self._packet not in LINEAR:
             return True
         return self._packet in _CURVED or (len(by_source) > 1 and self._packet in _MULTIPLYING)
+
+    def _adds_a_number(self) -> bool:
+        """Whether a choice is between a tangent and what is none, as within that of cumprod."""
+        if self._packet is not aten.where:
+            return False
+        _, *choices = self._call.node.args
+        others = [part for part in choices if not self._call.is_tangent(part)]
+        known = [self._call.constant(part) if isinstance(part, Ref) else part for part in others]
+        return any([number is None or bool(torch.as_tensor(number != 0).any()) for number in known])
 
     def _through(self, terms: Sequence[Term], block: Block) -> Block:
         """What comes of one block, by all terms that hold its tensor."""
