@@ -97,10 +97,30 @@ def merged(block: Block) -> Block:
     count = int(groups.max(initial=-1)) + 1
     if count == block.slices:
         return block
-    index = np.zeros((count, *block.shape), np.int32)
-    for slice_index, group in zip(block.index, groups, strict=True):
-        np.maximum(index[group, ...], slice_index, out=index[group, ...])
-    return Block(index, _sums(block.values, groups, count))
+    return Block(_united(block.index, groups, count), _sums(block.values, groups, count))
+
+
+def merged_slices(index: IntArray, slices: Sequence[Tensor]) -> Block:
+    """Slices added up that never name different inputs for one element.
+
+    Args:
+        index: Of all slices, shape (k, *S).
+        slices: Their derivatives, k tensors of shape S.
+
+    Returns:
+        A block with as many slices or fewer.
+    """
+    groups = _compatible(index.reshape(len(index), -1))
+    count = int(groups.max(initial=-1)) + 1
+    return Block(_united(index, groups, count), _sums(slices, groups, count))
+
+
+def _united(index: IntArray, groups: IntArray, count: int) -> IntArray:
+    """The inputs that the slices of each group name."""
+    united = np.zeros((count, *index.shape[1:]), np.int32)
+    for slice_index, group in zip(index, groups, strict=True):
+        np.maximum(united[group, ...], slice_index, out=united[group, ...])
+    return united
 
 
 def compacted(blocks: Sequence[Block]) -> list[Block]:
@@ -126,12 +146,13 @@ def _overlaid(a: Block, b: Block) -> Block:
     return Block(np.maximum(a.index, b.index), a.values + b.values)
 
 
-def _sums(values: Tensor, groups: IntArray, count: int) -> Tensor:
+def _sums(slices: Tensor | Sequence[Tensor], groups: IntArray, count: int) -> Tensor:
     """Slices added up by group: one by one where they are few, which a compiler can fuse."""
     if len(groups) > _MOST_ADDED:
+        values = slices if isinstance(slices, Tensor) else torch.stack(list(slices))
         where = torch.from_numpy(groups).to(values.device)
         return values.new_zeros(count, *values.shape[1:]).index_add(0, where, values)
-    parts = values.unbind()
+    parts = list(slices)
     members = [np.flatnonzero(groups == group) for group in range(count)]
     return torch.stack([reduce(torch.add, [parts[m] for m in member]) for member in members])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchjac._evaluate.direct.blocks import Block, merged
+from torchjac._evaluate.direct.blocks import Block, merged_slices
 from torchjac._local.algebra import Convolve
 from torchjac._pattern.windows import windows
 
@@ -30,16 +30,27 @@ def convolved(block: Block, convolve: Convolve, weight: Tensor) -> Block:
     values = block.values.reshape(block.slices, batch, groups, channels // groups, prod(space))
     kernel = _kernel(weight, convolve)
     if (index == index[:, :, :, :1]).all():
-        values = torch.einsum("kbgcp,goct->tkbgop", values, kernel)
+        values = _summed(values, kernel)
         index = index[:, :, :, :1]
     else:
         values = torch.einsum("kbgcp,goct->tkcbgop", values, kernel).flatten(1, 2)
         index = np.moveaxis(index, 3, 1).reshape(-1, batch, groups, 1, *space)
     outputs = convolve.shape[1] // groups
     index = np.broadcast_to(index, (len(index), batch, groups, outputs, *space))
-    index = np.moveaxis(windows(index, convolve), -1, 0)
-    values = torch.stack(_taps(values.unflatten(-1, space), convolve))
-    return merged(Block(index.reshape(-1, *convolve.shape), values.reshape(-1, *convolve.shape)))
+    index = np.moveaxis(windows(index, convolve), -1, 0).reshape(-1, *convolve.shape)
+    taps = _taps(values.unflatten(-1, space), convolve)
+    slices = [part for tap in taps for part in tap.reshape(-1, *convolve.shape).unbind()]
+    return merged_slices(index, slices)
+
+
+def _summed(values: Tensor, kernel: Tensor) -> Tensor:
+    """Sums over channels, shape (taps, slices, batch, groups, out, points), as one product."""
+    slices, batch, groups, channels, points = values.shape
+    flat = values.permute(2, 3, 0, 1, 4).reshape(groups, channels, -1)
+    outputs, taps = kernel.shape[1], kernel.shape[3]
+    weights = kernel.permute(0, 3, 1, 2).reshape(groups, taps * outputs, channels)
+    sums = (weights @ flat).reshape(groups, taps, outputs, slices, batch, points)
+    return sums.permute(1, 3, 4, 0, 2, 5)
 
 
 def _kernel(weight: Tensor, convolve: Convolve) -> Tensor:

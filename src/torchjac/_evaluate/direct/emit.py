@@ -15,7 +15,7 @@ from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.repeated import without_repeated_factors
-from torchjac._evaluate.direct.scalars import uniform, with_numbers
+from torchjac._evaluate.direct.scalars import light, with_numbers
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.direct.unroll import unrolled
 from torchjac._linearize.cost import Cost, cost_of
@@ -202,8 +202,9 @@ def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, Li
     nodes = with_numbers(shortened(alone.nodes, values, constants), values, constants)
     nodes, outputs = trimmed(without_repetitions(nodes), values, constants, alone.outputs)
     (output,) = [number for number in outputs if number is not None]
-    graph = _graph(nodes, alone.constants, alone.primals, output)
-    return graph, replace(alone, nodes=tuple(nodes), outputs=outputs)
+    constants = light(constants, nodes, output)
+    graph = _graph(nodes, constants, alone.primals, output)
+    return graph, replace(alone, nodes=tuple(nodes), outputs=outputs, constants=constants)
 
 
 def _graph(
@@ -219,9 +220,7 @@ def _graph(
     def fetch(ref: Ref) -> fx.Node:
         if ref.number not in made:
             name = f"constant{ref.number}"
-            one = uniform(constants[ref.number])
-            shape = constants[ref.number].shape
-            root.register_buffer(name, constants[ref.number] if one is None else one.expand(shape))
+            root.register_buffer(name, constants[ref.number])
             made[ref.number] = graph.get_attr(name)
         return made[ref.number]
 

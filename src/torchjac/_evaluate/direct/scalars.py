@@ -127,15 +127,56 @@ class _Folder:
         if tensor is None:
             return None
         if argument.number not in self._known:
-            one = uniform(tensor)
-            number = float("nan") if one is None else float(one)
+            one = narrowed(tensor) if tensor.layout is torch.strided else tensor
+            number = float(one) if one.numel() == 1 else float("nan")
             self._known[argument.number] = number if isfinite(number) else None
         return self._known[argument.number]
 
 
-def uniform(tensor: Tensor) -> Tensor | None:
-    """The one number that all elements of a tensor are, if there is one."""
-    if not tensor.numel() or tensor.layout is not torch.strided:
-        return None
-    one = tensor[(0,) * tensor.dim()]
-    return one if bool((tensor == one).all()) else None
+def narrowed(tensor: Tensor) -> Tensor:
+    """A constant with length one along each axis along which it does not change.
+
+    Args:
+        tensor: Strided.
+
+    Returns:
+        A view.
+    """
+    for dim, length in enumerate(tensor.shape):
+        first = tensor.narrow(dim, 0, min(length, 1))
+        if length > 1 and (tensor.stride(dim) == 0 or bool((tensor == first).all())):
+            tensor = first
+    return tensor
+
+
+def light(
+    constants: Mapping[int, Tensor], nodes: Sequence[Node], output: int
+) -> Mapping[int, Tensor]:
+    """Constants that take no more room than what they tell apart.
+
+    Args:
+        constants: Tensors, by number.
+        nodes: The operations that use them.
+        output: Number of their result.
+
+    Returns:
+        Those that are used. Where all uses are elementwise, one that repeats along an axis is
+        expanded along it.
+    """
+    used = {n for node in nodes for n in node.inputs} | {output}
+    heavy = {n for node in nodes if not _is_elementwise(node) for n in node.inputs} | {output}
+    return {
+        n: t if n in heavy or t.layout is not torch.strided else _expanded(t)
+        for n, t in constants.items()
+        if n in used
+    }
+
+
+def _is_elementwise(node: Node) -> bool:
+    tags = getattr(node.op, "tags", ())
+    return torch.Tag.pointwise in tags or node.op in (aten.stack.default, aten.cat.default)
+
+
+def _expanded(tensor: Tensor) -> Tensor:
+    one = narrowed(tensor)
+    return tensor if one.shape == tensor.shape else one.clone().expand(tensor.shape)

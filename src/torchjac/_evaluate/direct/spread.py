@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchjac._evaluate.direct.scalars import narrowed
 from torchjac._linearize.program import Node, Ref, Value, map_refs, refs_in
 
 aten = torch.ops.aten
@@ -117,11 +118,7 @@ class Builder:
 
     def narrowed(self, tensor: Tensor) -> Ref:
         """A new constant; axes along which it does not change have length one."""
-        for dim, length in enumerate(tensor.shape):
-            first = tensor.narrow(dim, 0, min(length, 1))
-            if length > 1 and (tensor.stride(dim) == 0 or bool((tensor == first).all())):
-                tensor = first
-        return self._kept(tensor)
+        return self._kept(narrowed(tensor))
 
     def _kept(self, tensor: Tensor) -> Ref:
         ref = Ref(len(self.values))
@@ -134,7 +131,7 @@ class Builder:
         tensor = self.constants.get(ref.number)
         if tensor is None or tensor.numel() != 1 or tensor.dtype.is_complex:
             return None
-        return float(tensor)
+        return float(tensor.detach())
 
     def _narrow(self, ref: Ref) -> Ref:
         known = self.constants.get(ref.number)
