@@ -431,6 +431,11 @@ def _nodes(outputs: Sequence[Tensor]) -> list[Any]:
     return nodes
 
 
+# A value used twice is written out twice by the compiler if it takes no more operations than this,
+# and so are those that it is made of: programs of 80 scalar operations took minutes to compile.
+MOST_WRITTEN_OUT = 8
+
+
 def compile_graph(
     graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int
 ) -> Callable[[list[Tensor]], Sequence[Tensor]]:
@@ -477,7 +482,10 @@ def compile_graph(
             graph,
             [example.detach() for example in examples],
             inner_compile=innermost,
-            config_patches={"cpp.min_chunk_size": steps},
+            config_patches={
+                "cpp.min_chunk_size": steps,
+                "realize_opcount_threshold": MOST_WRITTEN_OUT,
+            },
         )
     return made[-1].current_callable
 

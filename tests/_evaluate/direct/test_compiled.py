@@ -1,7 +1,11 @@
 """Compiled programs: cut into parts, around operations that cannot be compiled, for any layout."""
 
+import os
+import subprocess
+import sys
 import threading
 from operator import getitem
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +158,55 @@ def test_sums_keep_their_order_of_evaluation(dtype) -> None:
     program = fx.GraphModule(torch.nn.Module(), graph)
     x = torch.tensor([0.3, 0.7, 1.2], dtype=dtype)
     assert compiled("test", program, [x])([x]).tolist() == program(x).tolist() == [0.0, 1.0, 1.0]
+
+
+@quiet
+def test_values_that_are_used_twice_again_and_again_compile_in_time() -> None:
+    """Each is the sum of the last and the last but two: written out, thousands of operations."""
+    graph = fx.Graph()
+    values = [graph.placeholder("x")] * 3
+    for _ in range(60):
+        values.append(graph.call_function(aten.add.Tensor, (values[-1], values[-3])))
+    graph.output(values[-1])
+    program = fx.GraphModule(torch.nn.Module(), graph)
+    torch.testing.assert_close(compiled("test", program, [point()])([point()]), program(point()))
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_many_programs_live_in_one_process() -> None:
+    """More of them than PyTorch compiles one function for."""
+    runs = {n: compiled("test", chain(n % 7 + 1, point(n)), [point(n)]) for n in range(1, 71)}
+    for n, run in runs.items():
+        torch.testing.assert_close(run([point(n)]), chain(n % 7 + 1, point(n))(point(n)))
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_was_compiled_is_found_by_the_next_process(tmp_path) -> None:
+    script = (
+        "import torch\n"
+        "from tests._evaluate.direct.test_compiled import chain, compiled, point\n"
+        "from torch._dynamo.utils import counters\n"
+        "compiled('test', chain(3, point()), [point()])\n"
+        "print(dict(counters['inductor']))\n"
+    )
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "fxgraph_cache_miss" in told[0]
+    assert "fxgraph_cache_hit" in told[1]
 
 
 @quiet
