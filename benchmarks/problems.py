@@ -282,7 +282,7 @@ def hessian(dtype: torch.dtype) -> Iterator[Problem]:
 
 def ntk(dtype: torch.dtype) -> Iterator[Problem]:
     """The empirical neural tangent kernel of a perceptron on 64 samples."""
-    net = _module(lambda: _perceptron(784, 256, 256, 10), dtype)
+    net = _module(lambda: _perceptron(784, 256, 256, 10), dtype).requires_grad_()
     x = _normal(64, 784, seed=17, dtype=dtype)
     yield Problem("ntk", "ntk", "784-256-256-10, 64 samples: (64, 64, 10, 10)", net, (x,))
 

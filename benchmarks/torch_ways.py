@@ -1,7 +1,6 @@
 """PyTorch as a contender: torch.func, torch.autograd.functional, and what people write by hand."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import torch
@@ -189,7 +188,7 @@ def _hessian(problem: Problem) -> Iterator[Contender]:
 def _ntk(problem: Problem) -> Iterator[Contender]:
     """Jacobians of both batches by all weights, contracted: what PyTorch's tutorial shows."""
     net, x = problem.func, problem.x
-    weights = dict(net.named_parameters())
+    weights = {name: weight.detach() for name, weight in net.named_parameters()}
 
     def one(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(net, dict(weights), (x.unsqueeze(0),)).squeeze(0)
@@ -201,7 +200,7 @@ def _ntk(problem: Problem) -> Iterator[Contender]:
             torch.einsum("Naf,Mbf->NMab", a.flatten(2), b.flatten(2))
             for a, b in zip(first.values(), second.values(), strict=True)
         ]
-        return torch.stack(list(chain(parts))).sum(0)
+        return torch.stack(parts).sum(0)
 
     yield from _transforms({"jacobian contraction": kernel}, x, x)
 
