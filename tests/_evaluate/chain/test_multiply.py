@@ -111,6 +111,17 @@ def test_kind(name, kind) -> None:
     assert type(piece) is kind
 
 
+def test_more_axes_than_letters() -> None:
+    many = (1,) * 14 + (2,)
+    factor = block_of(every(6, many))
+    (piece,) = pieces([[factor]], [(6,)], by_output=False)
+    assert isinstance(piece, Entries)
+    before = STATES["irregular"]((6,))
+    found = multiplied([[before]], [piece], [torch.float64], room)
+    expected = matrix_of(factor, 6) @ matrix_of(before, 9)
+    torch.testing.assert_close(dense_of(found[0], many, 9).reshape(9, -1).T, expected)
+
+
 def test_batches_are_not_mixed() -> None:
     index, other = MAPS["tokens"]
     (piece,) = pieces([[block_of(index)]], [other], by_output=False)

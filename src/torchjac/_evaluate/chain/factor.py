@@ -112,10 +112,12 @@ def _within(block: Block, start: int, stop: int) -> Block | None:
 
 
 def _piece(block: Block, own: int, other: int, shape: Shape, *, by_output: bool) -> Piece:
+    source, target = (own, other) if by_output else (other, own)
+    if max(len(shape), len(block.shape)) > len(_OWN):  # there are not letters for all axes
+        return Entries(source, target, _turned(block, shape) if by_output else block)
     regular = _regular(block, own, other, shape, by_output=by_output)
     if regular is not None:
         return regular
-    source, target = (own, other) if by_output else (other, own)
     if block.slices > _LONG and block.slices * _ENTRY > prod(shape):
         return _dense(block, source, target, shape, by_output=by_output)
     return Entries(source, target, _turned(block, shape) if by_output else block)
