@@ -581,3 +581,38 @@ def test_zeros_that_pytorch_keeps_without_memory():
     x = torch.randn(4, dtype=torch.float64)
     found = detect(bind("test", lambda x: torch.ldexp(x, torch.arange(4)), x))
     assert (found.direction, found.pattern.nnz) == ("jvp", 4)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[x.argmax()] * x,
+        lambda x: x[x.argmax() :].sum() * x,
+        lambda x: x.narrow(0, x.argmax(), 1) * x,
+        lambda x: x.select(0, x.argmax()) * x,
+        lambda x: x.view(1, 3)[0, x.argmax()] * x,
+    ],
+)
+def test_numbers_that_pytorch_takes_out_of_tensors_are_read(function):
+    x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", function, x)).program.reads == (1,)
+
+
+def test_an_index_written_to_is_read():
+    def function(x):
+        y = torch.zeros_like(x)
+        y[x.argmax()] = x[0] * x[1]
+        return y
+
+    x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", function, x)).program.reads == (1,)
+
+
+def test_constants_that_pytorch_reads_are_no_branches():
+    number, x = torch.tensor(1), torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", lambda x: x[number] * x, x)).program.reads == ()
+
+
+def test_what_is_read_in_order_to_read_counts_once():
+    x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", lambda x: x * x.sum().item(), x)).program.reads == ("6.0",)

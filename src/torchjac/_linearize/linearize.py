@@ -1,6 +1,7 @@
 """From a function to its linear program, forward where that is right and backward where not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
     outputs = tuple([value.detach() for value in values[0]])
     forward = _forward(flat, signature.leaves, random(signature.leaves))
     if forward is not None and agree(forward, backward):
-        return forward.program, outputs
+        # Forward, PyTorch may read for the derivative too, which no evaluation will repeat.
+        return replace(forward.program, reads=backward.program.reads), outputs
     return backward.program, outputs
 
 

@@ -12,8 +12,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchjac._linearize.control_flow import python_of
-from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
+from torchjac._torch import (
+    TorchDispatchMode,
+    forward_grad_enabled,
+    forward_grad_is_enabled,
+    grad_switch,
+)
 
+aten = torch.ops.aten
 _READERS = frozenset(
     {
         Tensor.item,
@@ -60,6 +66,22 @@ _SIZERS = frozenset(
 )
 
 
+class _Numbers(TorchDispatchMode):
+    """Hears of numbers that PyTorch itself takes out of tensors: `x[x.argmax()]`, bounds, sizes."""
+
+    def __init__(self, note: Callable[[Tensor, Any], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is aten._local_scalar_dense.default:
+            self._note(args[0], result)
+        return result
+
+
 # Told of a tensor that is read, and whether it may be written; says whether to keep quiet about it.
 Listener = Callable[[Any, bool], bool]
 
@@ -68,29 +90,50 @@ class Reads(TorchFunctionMode):
     """Active around one evaluation of a function; what it read is in `values` afterwards.
 
     Forward mode does not heed `torch.no_grad`, reverse mode does: here both take such a block as
-    constant.
+    constant. Where there is a listener, derivatives run too, and what PyTorch reads for these is
+    left out.
     """
 
-    def __init__(self, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        listener: Listener | None = None,
+        is_constant: Callable[[Tensor], bool] | None = None,
+    ) -> None:
         super().__init__()
         self._listener = listener
+        self._is_constant = is_constant
         self._values: list[Any] = []
         self._forward_grad: list[bool] = []
+        self._numbers = _Numbers(self._note)
+        self._is_reading = self._varies = False
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What was read, in order; equal for two evaluations that took the same branch."""
-        return tuple(self._values)
+        """What was read, in order; equal for two evaluations that took the same branch.
+
+        Nothing, if it was PyTorch alone that read, and constants alone.
+        """
+        return tuple(self._values) if self._varies else ()
 
     def __enter__(self) -> "Reads":
         """Begin to listen."""
         self._forward_grad.append(forward_grad_is_enabled())
+        if self._listener is None and len(self._forward_grad) == 1:
+            self._numbers.__enter__()
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         """Leave forward mode as it was, even if the function switched it off and raised."""
         super().__exit__(*raised)
         forward_grad_enabled(self._forward_grad.pop())
+        if self._listener is None and not self._forward_grad:
+            self._numbers.__exit__(*raised)
+
+    def _note(self, tensor: Tensor, number: Any) -> None:
+        if not self._is_reading:
+            self._values.append(_comparable(number))
+            is_constant = self._is_constant is not None and self._is_constant(tensor)
+            self._varies = self._varies or not is_constant
 
     def __torch_function__(
         self,
@@ -103,18 +146,29 @@ class Reads(TorchFunctionMode):
         if meaning is not None:
             with self:
                 return meaning(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        result = self._result(func, args, kwargs or {})
         if func in _READERS or func in _LENDERS:
             if self._listener is not None and self._listener(args[0], func in _LENDERS):
                 return result
             if func in _READERS:
+                self._varies = True
                 self._values.append(_comparable(result))
         elif func in _SIZERS and _chooses_by_value(func, args):
             parts = result if isinstance(result, tuple) else (result,)
+            self._varies = True
             self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))
         elif func is grad_switch:
             forward_grad_enabled(*args)
         return result
+
+    def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function returns; what it reads in order to read counts once."""
+        outer = self._is_reading
+        self._is_reading = outer or func in _READERS or func in _LENDERS
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._is_reading = outer
 
 
 def _comparable(value: Any) -> Any:

@@ -79,7 +79,8 @@ def trace_vjp(
         The program, and J^T u.
     """
     began = perf_counter()
-    recorder, reads = Recorder(), Reads()
+    recorder = Recorder()
+    reads = Reads(is_constant=recorder.is_constant)
     with evaluating(leaves), recorder:
         primals = [leaf.detach().clone().requires_grad_() for leaf in leaves]
         entered_primals = recorder.enter(primals)
