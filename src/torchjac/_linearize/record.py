@@ -7,8 +7,10 @@ Tensors are recognised by an attribute that they carry. A dictionary by identity
 them alive, or confuse a new tensor with a dead one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -62,8 +64,21 @@ class Outside:
         return self.result + (total - total).to(self.result.dtype)
 
 
+class WrittenToError(Exception):
+    """Something was written to a tensor while a lean recorder ran."""
+
+
+class TooLongError(Exception):
+    """More was recorded than is wanted."""
+
+
 class Recorder(TorchDispatchMode):
     """A mode under which everything is recorded.
+
+    Args:
+        is_lean: Whether constants are let go of that nothing which varies uses, and operations on
+            constants are not written down. A `WrittenToError` ends it at the first write.
+        most: At more operations a `TooLongError` ends it.
 
     Attributes:
         nodes: The operations so far.
@@ -77,8 +92,10 @@ class Recorder(TorchDispatchMode):
     # Control flow (torch.cond and its kin) comes as one operation, branches and all.
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_lean: bool = False, most: float = inf) -> None:
         super().__init__()
+        self._is_lean = is_lean
+        self._most = most
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.constants: dict[int, Tensor] = {}
@@ -87,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self.tangents: set[int] = set()
         self._varying: set[int] = set()
         self._recording = object()
-        self._foreign: dict[int, Tensor] = {}
+        self._foreign: MutableMapping[int, Tensor] = WeakValueDictionary() if is_lean else {}
         # Foreign tensors by their memory, those of `_unsorted` not yet among them.
         self._by_memory: dict[int, list[int]] = {}
         self._unsorted: list[int] = []
@@ -118,6 +135,8 @@ class Recorder(TorchDispatchMode):
 
     def leave(self, tensors: Iterable[Tensor | None]) -> tuple[int | None, ...]:
         """Numbers of the results of the program, None for those that are zero."""
+        tensors = list(tensors)
+        self._keep(tensors)
         return tuple([None if t is None else self._refer(t).number for t in tensors])
 
     def number_of(self, tensor: Tensor | None) -> int | None:
@@ -143,6 +162,8 @@ class Recorder(TorchDispatchMode):
         places = self._refer(args)
         named = {k: self._refer(v) for k, v in kwargs.items()} if kwargs else _EMPTY
         if mutable:
+            if self._is_lean:
+                raise WrittenToError
             self.mutates = True
             self._keep_originals(_written(func, args, kwargs))
         inputs = [*refs_in(places), *refs_in(tuple(named.values()))]
@@ -151,7 +172,12 @@ class Recorder(TorchDispatchMode):
         varies = not (self._varying.isdisjoint(inputs) or _forgets(func, args))
         varies = varies or is_random(func, args, kwargs)
         numbers = tuple([self._output(out, varies=varies) for out in outputs])
-        if any(n is not None for n in numbers) or mutable:
+        if varies:
+            self._keep((args, tuple(kwargs.values())))
+        is_told = varies or not self._is_lean
+        if len(self.nodes) > self._most:
+            raise TooLongError(f"more than {self._most:,} operations")
+        if (is_told and any([n is not None for n in numbers])) or mutable:
             self.nodes.append(Node(func, places, named, numbers))
         if self._escaped and _has_number((args, tuple(kwargs.values()))):
             for tensor, number in zip(outputs, numbers, strict=True):
@@ -159,12 +185,25 @@ class Recorder(TorchDispatchMode):
                     self._from_outside(tensor, number)
         return result
 
+    def _keep(self, tree: Any) -> None:
+        """Keep the constants among the tensors that something which varies uses."""
+        if not self._is_lean:
+            return
+        if isinstance(tree, tuple | list):
+            for part in tree:
+                self._keep(part)
+        elif isinstance(tree, Tensor):
+            number = self._refer(tree).number
+            if number not in self._varying:
+                self.constants[number] = tree
+
     def _output(self, tensor: Any, *, varies: bool) -> int | None:
         if not isinstance(tensor, Tensor):
             return None
         number = self._register(tensor)
         if not varies:
-            self.constants[number] = tensor
+            if not self._is_lean:
+                self.constants[number] = tensor
             return number
         self._varying.add(number)
         if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
@@ -191,7 +230,8 @@ class Recorder(TorchDispatchMode):
         if number is None:
             number = self._register(tensor)
             self._foreign[number] = tensor
-            self.constants[number] = tensor
+            if not self._is_lean:
+                self.constants[number] = tensor
             self._unsorted.append(number)
         return number
 

@@ -5,6 +5,9 @@ import torch
 from torch.func import grad
 
 from tests._evaluate.direct.emitted import dense_jacobian, emitted
+from torchjac._evaluate.direct import emit as emit_module
+from torchjac._evaluate.direct.transport import TooManyDerivativesError
+from torchjac._linearize.record import Recorder, WrittenToError
 from torchjac.testing import batched, in_place, scenarios, shuffled
 
 SCENARIOS = list(scenarios())
@@ -130,3 +133,32 @@ def test_inputs_are_not_changed() -> None:
     made = emitted(lambda t: t.mul(2).add_(t).exp_(), x)["jvp"]
     made.nonzeros([x])
     assert torch.equal(x, before)
+
+
+def test_a_program_that_would_be_too_long_is_given_up_early() -> None:
+    def function(x):
+        for k in range(10_000):
+            x = x * (1 + 1 / (k + 2)) if k % 2 else x.sin()
+        return x
+
+    most = emit_module.MOST_OPERATIONS
+    with pytest.raises(TooManyDerivativesError, match=f"more than {most:,} operations"):
+        emitted(function, torch.rand(2), ("jvp",))
+
+
+def test_what_nothing_uses_is_let_go_of() -> None:
+    recorder = Recorder(is_lean=True)
+    with recorder:
+        x = torch.ones(3)
+        recorder.enter([x])
+        unused = torch.arange(3.0) + 1
+        used = torch.arange(3.0) + 2
+        numbers = recorder.leave([x * used])
+    assert [tuple(t.tolist()) for t in recorder.constants.values()] == [(2, 3, 4)]
+    assert recorder.number_of(unused) not in recorder.constants
+    assert [node.outputs for node in recorder.nodes] == [numbers]
+
+
+def test_a_lean_record_ends_at_a_write() -> None:
+    with pytest.raises(WrittenToError), Recorder(is_lean=True):
+        torch.zeros(3).add_(1)

@@ -10,18 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from torchjac._evaluate.direct.assemble import assemble
+from torchjac._evaluate.direct.assemble import Assembly, assemble
 from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.repeated import without_repeated_factors
+from torchjac._evaluate.direct.rows import Places
 from torchjac._evaluate.direct.scalars import light, with_numbers
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.direct.unroll import unrolled
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
-from torchjac._linearize.record import Recorder
+from torchjac._linearize.record import Recorder, TooLongError, WrittenToError
 from torchjac._linearize.simplify import trimmed
 from torchjac._linearize.without_writes import without_writes
 from torchjac._pattern.pattern import SparsityPattern
@@ -119,27 +120,22 @@ def emit_carried(
         TooManyDerivativesError: It would hold too much.
     """
     room = min(MOST_DERIVATIVES, max(FEW_DERIVATIVES, MOST_TIMES * pattern.nnz))
-    recorder = Recorder()
-    with torch.no_grad(), recorder:
-        inputs = [x.detach().clone() for x in primals]
-        numbers = recorder.enter(inputs)
-        assembly = assemble(
-            carried(inputs, recorder.is_constant, room),
-            sizes,
-            pattern,
-            like,
-            transposed=transposed,
-            is_constant=recorder.is_constant,
+
+    def assembled(inputs: Sequence[Tensor], is_constant: IsConstant) -> Assembly:
+        results = carried(inputs, is_constant, room)
+        return assemble(
+            results, sizes, pattern, like, transposed=transposed, is_constant=is_constant
         )
-        outputs = recorder.leave([assembly.nonzeros, assembly.varying])
-    if len(recorder.nodes) > MOST_OPERATIONS:
-        raise TooManyDerivativesError(f"{len(recorder.nodes):,} operations")
-    recorded = _recorded(recorder, numbers, inputs, outputs)
+
+    try:
+        recorded, targets = _recorded(assembled, primals, is_lean=True)
+    except WrittenToError:  # some batching rules of PyTorch work in place
+        recorded, targets = _recorded(assembled, primals, is_lean=False)
+    outputs = recorded.outputs
     whole, alone = _program(recorded, 0)
     part = None if outputs[1] is None else whole
     if part is not None and outputs[1] != outputs[0]:
         part = _program(recorded, 1)[0]
-    targets = assembly.targets
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
         where = torch.from_numpy(targets.astype(np.int64)).to(like.device)
@@ -166,12 +162,21 @@ def as_slice(places: NDArray[np.int64]) -> slice | None:
 
 
 def _recorded(
-    recorder: Recorder,
-    numbers: tuple[int, ...],
-    inputs: Sequence[Tensor],
-    outputs: tuple[int | None, ...],
-) -> LinearProgram:
-    """What was recorded, as a program that writes to no tensor, linear in nothing."""
+    assembled: Callable[[Sequence[Tensor], IsConstant], Assembly],
+    primals: Sequence[Tensor],
+    *,
+    is_lean: bool,
+) -> tuple[LinearProgram, Places | None]:
+    """What is recorded, as a program that writes to no tensor, linear in nothing."""
+    recorder = Recorder(is_lean=is_lean, most=MOST_OPERATIONS)
+    try:
+        with torch.no_grad(), recorder:
+            inputs = [x.detach().clone() for x in primals]
+            numbers = recorder.enter(inputs)
+            nonzeros, varying, targets = assembled(inputs, recorder.is_constant)
+            outputs = recorder.leave([nonzeros, varying])
+    except TooLongError as error:
+        raise TooManyDerivativesError(str(error)) from None
     program = LinearProgram(
         tuple(recorder.nodes),
         tuple(recorder.values),
@@ -183,10 +188,10 @@ def _recorded(
         frozenset(),
         "jvp",
     )
-    if recorder.mutates:  # some batching rules of PyTorch work in place
+    if recorder.mutates:
         program = without_writes(program, inputs, ())
     nodes, outputs = trimmed(program.nodes, program.values, program.constants, program.outputs)
-    return replace(program, nodes=tuple(nodes), outputs=outputs)
+    return replace(program, nodes=tuple(nodes), outputs=outputs), targets
 
 
 def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, LinearProgram]:
