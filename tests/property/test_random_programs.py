@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from math import prod
 from random import Random
 
+import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+import torchjac
 from tests._evaluate.direct.emitted import dense_jacobian, emitted
 from torchjac._inputs.signature import bind
 from torchjac._pattern.detect import detect
@@ -18,6 +20,7 @@ from torchjac._pattern.pattern import SparsityPattern
 
 MOST_ELEMENTS = 40
 LARGE = 1e4
+Point = tuple[Tensor, ...]
 
 # -- Steps: each takes any tensors, and a source of random choices that are the same every time --
 
@@ -466,3 +469,46 @@ def test_refilling_gives_what_a_new_evaluation_gives(program) -> None:
     for direct in emitted(program, here).values():
         refilled = direct.refilled(direct.nonzeros(here), elsewhere)
         torch.testing.assert_close(refilled, direct.nonzeros(elsewhere), rtol=1e-11, atol=1e-10)
+
+
+WAYS = {
+    "columns": {"backend": "eager", "coloring": "column"},
+    "rows": {"backend": "eager", "coloring": "row"},
+    "both": {"backend": "eager", "coloring": "bidirectional"},
+    "auto": {"backend": "auto"},
+    "replay": {"backend": "replay"},
+    "local": {"scope": "local", "backend": "eager"},
+}
+
+
+def dense_by_every_way(program: Program, here: Point, elsewhere: Point) -> dict[str, Tensor]:
+    """The Jacobian by plans made elsewhere: new, checked, refilled, with a graph."""
+    shape = sum(y.numel() for y in program(*elsewhere)), sum(x.numel() for x in elsewhere)
+    found = {}
+    for name, options in WAYS.items():
+        plan = torchjac.plan(program, here, flat=True, layout=torch.strided, **options)
+        found[name] = plan(elsewhere)
+        found[f"{name}, checked"] = plan(elsewhere, check=True)
+        found[f"{name}, refilled"] = plan(elsewhere, out=plan(here))
+        found[f"{name}, differentiable"] = plan(elsewhere, create_graph=True).detach()
+    blocks = torchjac.jacobian(program, elsewhere)
+    rows = [
+        torch.cat([b.reshape(y.numel(), x.numel()) for b, x in zip(row, elsewhere, strict=True)], 1)
+        for row, y in zip(blocks, program(*elsewhere), strict=True)
+    ]
+    found["jacobian"] = torch.cat(rows)
+    return {name: matrix.reshape(shape) for name, matrix in found.items()}
+
+
+@pytest.mark.filterwarnings("ignore::torchjac.errors.TorchjacWarning")
+@settings(max_examples=max(3, settings.default.max_examples // 5))
+@given(programs())
+def test_all_methods_agree(program) -> None:
+    here, elsewhere = program.point(0), program.point(1)
+    expected = program.dense(elsewhere)
+    program.dense(here)
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    for name, found in dense_by_every_way(program, here, elsewhere).items():
+        torch.testing.assert_close(
+            found, expected, rtol=0, atol=1e-9 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
