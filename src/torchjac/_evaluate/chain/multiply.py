@@ -86,6 +86,24 @@ def _arranged(index: IntArray, named: str, kept: str, piece: Regular) -> IntArra
 
 
 def _contracted(values: Tensor, piece: Regular, kept: str) -> Tensor:
+    """One product of matrices, or one for each index along the axes that both have and keep."""
     dtype = torch.promote_types(values.dtype, piece.values.dtype)
-    equation = f"{_SLICES}{piece.inner},{piece.letters}->{kept}{piece.outer}"
-    return torch.einsum(equation, values.to(dtype), piece.values.to(dtype))
+    wanted, named = kept + piece.outer, _SLICES + piece.inner
+    batch = "".join([c for c in piece.inner if c in wanted])
+    summed = "".join([c for c in piece.inner if c not in wanted])
+    new = "".join([c for c in piece.outer if c not in batch])
+    sizes = dict(zip(named, values.shape, strict=True))
+    sizes |= dict(zip(piece.letters, piece.values.shape, strict=True))
+    left = _matrices(values.to(dtype), named, (batch, _SLICES, summed))
+    right = _matrices(piece.values.to(dtype), piece.letters, (batch, summed, new))
+    product = left * right if not summed else left @ right
+    found = product.reshape([sizes[c] for c in batch + _SLICES + new])
+    return found.permute([(batch + _SLICES + new).index(c) for c in wanted])
+
+
+def _matrices(values: Tensor, named: str, groups: tuple[str, str, str]) -> Tensor:
+    """Axes gathered in three groups, two if there are no batches."""
+    sizes = dict(zip(named, values.shape, strict=True))
+    moved = values.permute([named.index(c) for group in groups for c in group])
+    lengths = [prod([sizes[c] for c in group]) for group in groups]
+    return moved.reshape(lengths if groups[0] else lengths[1:])
