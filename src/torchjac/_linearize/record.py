@@ -176,7 +176,7 @@ class Recorder(TorchDispatchMode):
             self._keep((args, tuple(kwargs.values())))
         is_told = varies or not self._is_lean
         if len(self.nodes) > self._most:
-            raise TooLongError(f"more than {self._most:,} operations")
+            raise TooLongError
         if (is_told and any([n is not None for n in numbers])) or mutable:
             self.nodes.append(Node(func, places, named, numbers))
         if self._escaped and _has_number((args, tuple(kwargs.values()))):

@@ -175,8 +175,8 @@ def _recorded(
             numbers = recorder.enter(inputs)
             nonzeros, varying, targets = assembled(inputs, recorder.is_constant)
             outputs = recorder.leave([nonzeros, varying])
-    except TooLongError as error:
-        raise TooManyDerivativesError(str(error)) from None
+    except TooLongError:
+        raise TooManyDerivativesError(f"more than {MOST_OPERATIONS:,} operations") from None
     program = LinearProgram(
         tuple(recorder.nodes),
         tuple(recorder.values),
