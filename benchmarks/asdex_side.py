@@ -63,5 +63,17 @@ def solve(asked: Asked, x: np.ndarray, expected: Any) -> Solution:
     )
 
 
+def warm_up() -> None:
+    """Do what a process does once for whatever comes: load and compile the coloring."""
+    x = jnp.linspace(0, 1, 8)
+
+    def function(x):
+        return x[1:] * x[:-1]
+
+    coloring = asdex.jacobian_coloring_from_sparsity(asdex.jacobian_sparsity(function, x))
+    jax.block_until_ready(jax.jit(asdex.jacobian_from_coloring(function, coloring))(x))
+
+
 if __name__ == "__main__":
+    warm_up()
     serve(ASDEX, "jit", solve)

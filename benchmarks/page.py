@@ -50,8 +50,9 @@ HOW = """\
   a process, each other library has its own.
 - **ratio**: that time over the time of torchjac's plan. Above 1, torchjac is faster.
 - **once**: what is spent before the second call: tracing, pattern, coloring, compiling, the first
-  call. What one contender of a row has compiled, a later one may find: `plan`, which tries the
-  others and keeps the fastest (`tune=True`), comes after them.
+  call; not what a process spends on loading the compilers. What one contender of a row has
+  compiled, a later one may find: `plan`, which tries the others and keeps the fastest
+  (`tune=True`), comes after them.
 - **MiB once, MiB call**: growth of the resident set of the process meanwhile; a call's includes its
   result.
 - **passes or k**: seeds of products, calls of `f`, or operations of an emitted program and `k`, the

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import torchjac
 from benchmarks import ours, problems, torch_ways
 from benchmarks.alone import growth_bytes, limit, measured, one_core, timed
 from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
@@ -72,6 +73,7 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
     if request.cpu_time:
         torch.set_num_threads(1)
         effort = one_core(effort)
+    warm_up()
     for asked in request.asked:
         torch.compiler.reset()
         problem, precise = build(asked, asked.dtype), build(asked, "float64")
@@ -84,6 +86,13 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
         grown = {name: growth_bytes(call) for name, call in calls.items()}
         samples = measure(calls, effort)
         yield _row(problem, reference, found, samples, grown)
+
+
+def warm_up() -> None:
+    """Do what a process does once for whatever comes: load the compilers, build their headers."""
+    x = torch.linspace(0, 1, 8, dtype=torch.float64)
+    torchjac.plan(lambda x: x[1:] * x[:-1], x)(x)
+    compiled(torch.sin, x)()
 
 
 def compiled_function(problem: Problem, limit_s: float) -> dict[str, Callable[[], Any]]:
