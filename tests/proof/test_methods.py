@@ -139,6 +139,12 @@ def test_every_layout_in_single_precision(name, method, layout) -> None:
     assert_right(name, method, layout, torch.float32)
 
 
+@every_dtype
+@pytest.mark.parametrize(("name", "method"), combinations(list(BLOCKS)), ids=name_of)
+def test_blocks_along_the_diagonal(name, method, dtype) -> None:
+    assert_right(name, method, "blocks", dtype)
+
+
 @pytest.mark.parametrize("name", ["brusselator(3)", "bdqrtic(14)"])
 def test_compiled_programs(name) -> None:
     assert_right(name, INDUCTOR, torch.sparse_csr, torch.float64)
