@@ -19,6 +19,10 @@ from benchmarks.timing import Effort
 T = TypeVar("T")
 
 
+class OutOfTimeError(BaseException):
+    """The time is over; no `Exception`, so that no library takes it for an error of its own."""
+
+
 def forget_peak() -> None:
     """Set the peak of the resident set to what it is now, and give freed memory back before."""
     gc.collect()
@@ -57,10 +61,10 @@ def growth_bytes(call: Callable[[], object]) -> int:
 
 @contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in the block if it takes longer and Python gets a word in."""
+    """Raise an OutOfTimeError in the block if it takes longer and Python gets a word in."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not done in {seconds:.0f} s")
+        raise OutOfTimeError(f"not done in {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

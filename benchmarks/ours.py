@@ -97,6 +97,8 @@ def _refuse_passes(text: str, plan: torchjac.Plan, backend: str | None) -> None:
     (why,) = re.findall(r"^  program +(not used: .*|none: .*)$", text, re.MULTILINE) or [""]
     if why:
         raise UnableError(f"no program, {why.partition(': ')[2]}")
+    if not plan.method.endswith(backend):
+        raise UnableError(f"fell back to {plan.method}")
 
 
 def spent(text: str) -> dict[str, float]:

@@ -85,7 +85,7 @@ class Verdict:
         found = "not measured" if self.value is None else f"{_digits(self.value)} {self.unit}"
         sign = "≥" if self.at_least else "≤"
         word = "met" if self.met else "MISSED"
-        return f"{word} {found} ({sign} {self.limit:g} {self.unit})"
+        return f"{word} {found} ({sign} {self.limit:.3g} {self.unit})"
 
 
 def _digits(value: float) -> str:

@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchjac
 from benchmarks import ours, problems, torch_ways
-from benchmarks.alone import growth_bytes, limit, measured, one_core, timed
+from benchmarks.alone import OutOfTimeError, growth_bytes, limit, measured, one_core, timed
 from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
 from benchmarks.contender import Contender, Ready, UnableError, compiled
 from benchmarks.model import BROKEN, TORCHJAC, Measured, Row
@@ -100,7 +100,7 @@ def compiled_function(problem: Problem, limit_s: float) -> dict[str, Callable[[]
     try:
         with limit(limit_s):
             return {COMPILED_FUNCTION: compiled(problem.func, *problem.inputs)().call}
-    except Exception as error:
+    except (Exception, OutOfTimeError) as error:
         print(f"{problem.name}: f is not compiled: {told(error)}", file=sys.stderr)
         return {}
 
@@ -139,7 +139,7 @@ def compare_all(problem: Problem, reference: Reference, request: Request, asked:
             found.wrong[contender.name] = str(error)
         except UnableError as error:
             found.absent[contender.name] = str(error)
-        except Exception as error:
+        except (Exception, OutOfTimeError) as error:
             # Whatever a peer says is told; torchjac's own failures are told in the same place,
             # and a promise that needs them counts as missed.
             found.absent[contender.name] = told(error)
@@ -185,7 +185,7 @@ def _try(contender: Contender, problem: Problem, reference: Reference, found: Fi
     found.errors[contender.name] = error
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An error in one short line, the part in front of PyTorch's advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told_lines = [line for line in lines if line.startswith("Explanation:")] or lines[:1]
