@@ -143,12 +143,14 @@ class _Network:
         done = np.cumsum(work.multiplications) / max(work.total, 1)
         after = {n: done[k] for k, node in enumerate(part.linear_nodes) for n in node.outputs}
         sizes = {n: prod(part.values[n].shape) for n in self._tensors}
-        scale = max(1, _MOST_UNITS // (2 * sum(sizes.values()) + 1))
+        # Of an element, so that nearly as narrow cuts can be told apart.
+        scale = min(1000, max(1, _MOST_UNITS // (2 * sum(sizes.values()) + 1)))
         for n, place in self._place.items():
             aside = abs(2 * after.get(n, 0.0) - 1)
             is_real = part.values[n].dtype.is_floating_point
-            units = int(sizes[n] * min(scale, 1000) * (1 + _ASIDE * aside))
-            self._connect(2 * place, 2 * place + 1, units if is_real else _ENDLESS)
+            units = int(sizes[n] * scale * (1 + _ASIDE * aside))
+            units = min(units, _ENDLESS) if is_real else _ENDLESS
+            self._connect(2 * place, 2 * place + 1, units)
 
     def _connect(self, start: int, stop: int, units: int = _ENDLESS) -> None:
         self._edges.append((start, stop, units))
