@@ -9,6 +9,7 @@ from torchjac._linearize.attention import in_parts
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_refs
 from torchjac._linearize.record import Outside, is_random
+from torchjac._torch import outside_modes
 
 aten = torch.ops.aten
 # They read memory, whatever the shape of their argument.
@@ -40,10 +41,11 @@ def random_vector(value: Value, device: torch.device | None, generator: torch.Ge
     Returns:
         The vector.
     """
-    numbers = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-    numbers = numbers.to(device, value.dtype)
-    laid_out = torch.empty(value.shape, device="meta").as_strided(value.shape, value.strides)
-    return torch.empty_like(laid_out, device=device, dtype=value.dtype).copy_(numbers)
+    with outside_modes():  # a recorder would take it for a program that writes to tensors
+        numbers = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        laid_out = torch.empty(value.shape, device="meta").as_strided(value.shape, value.strides)
+        vector = torch.empty_like(laid_out, device=device, dtype=value.dtype)
+        return vector.copy_(numbers.to(device, value.dtype))
 
 
 def run_node(node: Node, known: dict[int, Tensor], program: LinearProgram) -> None:
