@@ -43,10 +43,10 @@ def test_an_entry_that_the_pattern_lacks_shows_its_row():
     assert wrong.tolist() == [2]
 
 
-def test_what_is_not_finite_is_left_out():
-    values = VALUES.clone()
-    values[0] = torch.inf
-    assert found(values) == []
+def test_products_that_are_not_finite_are_left_out():
+    values, product = VALUES.clone(), PRODUCT.clone()
+    values[0] = product[0] = torch.inf
+    assert found(values, product) == []
 
 
 def test_columns_of_the_transposed_matrix():
@@ -60,3 +60,12 @@ def test_a_matrix_without_entries_must_give_zero():
     nothing = SparsityPattern.from_dense(np.zeros((2, 2)))
     wrong = suspects(nothing, torch.empty(0), torch.ones(2), torch.tensor([0.0, 1.0]), EPS)
     assert wrong.tolist() == [1]
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_entries_that_are_not_finite_cannot_give_a_finite_product(number):
+    pattern = SparsityPattern.from_dense(np.eye(2))
+    values = torch.tensor([1.0, number])
+    v = torch.tensor([2.0, 3.0])
+    assert suspects(pattern, values, v, torch.tensor([2.0, 3.0]), 1e-7).tolist() == [1]
+    assert suspects(pattern, values, v, torch.tensor([2.0, torch.nan]), 1e-7).tolist() == []

@@ -104,6 +104,7 @@ def planned_with(monkeypatch, wrong, **options):
 
 
 @pytest.mark.parametrize("backend", ["auto", "replay"])
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
 def test_a_wrong_program_is_not_used(monkeypatch, backend):
     plan = planned_with(monkeypatch, lambda values: 1.001 * values, backend=backend)
     assert plan.method.startswith(("columns", "rows"))

@@ -12,15 +12,16 @@ from torchjac._coloring.coloring import Coloring
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.signature import Wrt
+from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import read_plan, write_plan
 from torchjac._planner.core import Answer, Call, Core, Known, of_order, settled
-from torchjac._planner.explain import as_html, as_text
+from torchjac._planner.explain import as_html, as_text, why_no_program
 from torchjac._planner.fit import fit_of
 from torchjac._planner.prepare import Given, prepare
 from torchjac._planner.result import rebuild, refill, run_direct
 from torchjac._planner.structure import Candidate, Request
-from torchjac.errors import ArgumentError
+from torchjac.errors import ArgumentError, FallbackWarning
 
 
 class Plan:
@@ -211,7 +212,14 @@ def make(
         moves_buffers=call.moves_buffers,
     )
     fit = fit_of(inputs, leaves)
-    return Plan(Core(call, request, given, fit, Known(made.structure, world)))
+    core = Core(call, request, given, fit, Known(made.structure, world))
+    if request.backend not in ("auto", "eager") and made.structure.needs_passes:
+        warn(
+            f"{request.api}: backend={request.backend!r} is not used, the plan computes by passes. "
+            f"Program: {why_no_program(core)}.",
+            FallbackWarning,
+        )
+    return Plan(core)
 
 
 def options_of(request: Request, *, create_graph: bool = False, strict: bool = False) -> Options:

@@ -57,6 +57,8 @@ def suspects(
         bound = _times(pattern, np.abs(numbers), np.abs(v), transposed=transposed)
         known = np.isfinite(total) & np.isfinite(true) & np.isfinite(bound)
         off = np.where(known, np.abs(total - true), 0.0)
+        # Entries that are not finite cannot give a product that is.
+        off[np.isfinite(true) & ~np.isfinite(total)] = np.inf
     bound = np.where(known, bound, 0.0)
     own = min(OWN_UNITS * eps, TOLERANCE_CAP)
     common = min(COMMON_UNITS * eps, TOLERANCE_CAP)

@@ -101,14 +101,22 @@ def _of_program(core: Core) -> Iterator[tuple[str, str]]:
         run = runs[direct.backend]
         yield "program", f"{direct.program.operations:,} operations, {run}; in place of the passes"
     elif core.main.scheme is not None:
-        yield "program", _why_no_program(core)
+        yield "program", why_no_program(core)
 
 
-def _why_no_program(core: Core) -> str:
+def why_no_program(core: Core) -> str:
+    """What stands in the way of an emitted program, for a plan that computes by passes.
+
+    Args:
+        core: The plan.
+
+    Returns:
+        A few words.
+    """
     main, request = core.main, core.request
     tried = [c for c in main.candidates if not c.seeds]
     if tried:
-        note = tried[0].note or "slower than the passes"
+        note = tried[0].note.removesuffix(": not used") or "slower than the passes"
         return note if note.startswith("not made") else f"not used: {note}"
     obstacles = (
         (main.constant is not None, "nothing depends on x"),

@@ -190,6 +190,11 @@ class Structure:
     emit_s: float = 0.0
     strides: tuple[tuple[int, ...], ...] | None = None
 
+    @property
+    def needs_passes(self) -> bool:
+        """Whether entries can only be had by passes through the function."""
+        return self.direct is None and self.constant is None and self.scheme is not None
+
     def lies_alike(self, leaves: Sequence[Tensor]) -> bool:
         """Whether all that is read of the inputs lies where it did, and nothing beside it."""
         if self.strides is None:
