@@ -376,6 +376,10 @@ NOT_EMITTED: list[tuple[Callable[[], Plan], str]] = [
         lambda: plan(lambda x: LinearByParts.apply(x.sin()), X),
         r"not possible: aten\.relu is not linear in the tangent",
     ),
+    (
+        lambda: plan(lambda x: x.cumprod(0), torch.tensor([1.0, 0.0, 2.0])),
+        r"not possible: aten\.where takes tangents here, numbers there",
+    ),
     (with_sparse_tangents, r"not possible: aten\.\w+ works with sparse tensors"),
 ]
 

@@ -87,9 +87,13 @@ _SPARSE = "its tangents are sparse tensors"
 _LONG = "a loop over columns makes a program of too many operations"
 
 # Operation -> why no program of its Jacobian is emitted, or not of every sample.
+_CHOICE = "the forward rule of cumprod chooses between tangents and what is none"
 DIRECT_REFUSED: dict[str, str] = {
     "matrix_exp": "its derivative is a block of the exponential of a larger matrix",
     "linalg.matrix_exp": "as matrix_exp",
+    "cumprod": _CHOICE,
+    "linalg.vander": _CHOICE,
+    "masked.cumprod": _CHOICE,
     "logcumsumexp": "its backward pass takes logarithms of the gradient",
     "masked.logcumsumexp": "as logcumsumexp",
     "nn.functional.alpha_dropout": _RANDOM,

@@ -150,13 +150,16 @@ class Transport:
         return self._packet in _CURVED or (len(by_source) > 1 and self._packet in _MULTIPLYING)
 
     def _adds_a_number(self) -> bool:
-        """Whether a choice is between a tangent and what is none, as within that of cumprod."""
+        """Whether a choice is between a tangent and what is none, as within that of cumprod.
+
+        Zeros are tangents too, and NaN says that there is no derivative.
+        """
         if self._packet is not aten.where:
             return False
         _, *choices = self._call.node.args
         others = [part for part in choices if not self._call.is_tangent(part)]
         known = [self._call.constant(part) if isinstance(part, Ref) else part for part in others]
-        return any([number is None or bool(torch.as_tensor(number != 0).any()) for number in known])
+        return any([n is None or bool(torch.as_tensor(n).nan_to_num().any()) for n in known])
 
     def _through(self, terms: Sequence[Term], block: Block) -> Block:
         """What comes of one block, by all terms that hold its tensor."""
