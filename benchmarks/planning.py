@@ -12,10 +12,10 @@ from benchmarks.alone import timed
 from benchmarks.model import Planning
 from benchmarks.ours import spent
 
-# Each adds two or three operations to the linear program.
-STEPS = (10, 200)
+# Each adds seven operations to the linear program: what is traced, x and tangents alike.
+STEPS = (10, 72)
 UNKNOWNS = 1000
-OPERATIONS_PER_STEP = 2.5
+OPERATIONS_PER_STEP = 7
 
 
 def chain(steps: int) -> Planning:

@@ -59,3 +59,10 @@ def test_the_work_of_an_operation_with_several_results():
 
     # Forward over reverse: of the gradient of a convolution by its kernel, which alone is used.
     assert cost_of(program_of(loss, w)).work >= 3 * 2 * 3 * (2 * 3 * 6)
+
+
+def test_costs_of_many_seeds_from_those_of_one_and_two():
+    program = program_of(lambda x: x.sin() * x, torch.ones(10, dtype=torch.float64))
+    one, two = cost_of(program, 1), cost_of(program, 2)
+    assert one.extended(two, 1) == one
+    assert one.extended(two, 7)[:4] == cost_of(program, 7)[:4]

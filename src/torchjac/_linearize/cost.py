@@ -30,6 +30,18 @@ class Cost(NamedTuple):
     launches: int
     peak_bytes: int
 
+    def extended(self, two: "Cost", seeds: int) -> "Cost":
+        """The cost for any number of seeds, from this one for one seed.
+
+        Args:
+            two: The cost for two seeds.
+            seeds: How many.
+
+        Returns:
+            The cost; all parts but the peak grow in proportion, and that nearly does.
+        """
+        return Cost(*[a + (seeds - 1) * (b - a) for a, b in zip(self, two, strict=True)])
+
 
 def cost_of(program: LinearProgram, seeds: int = 1) -> Cost:
     """The cost of a program for so many tangents at once.

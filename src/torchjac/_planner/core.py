@@ -135,13 +135,15 @@ class Answer(NamedTuple):
 class Ready(NamedTuple):
     """An emitted program that may be trusted, and where to run it.
 
-    Of the signature, which may be that of an earlier call, only the trees count.
+    Of the signature, which may be that of an earlier call, only the trees count. `is_lone` says
+    that there are none: the function takes a tensor and returns one.
     """
 
     structure: Structure
     signature: Signature
     leaves: Sequence[Tensor]
     program: Direct
+    is_lone: bool
 
 
 @dataclass(eq=False)
@@ -248,7 +250,8 @@ class Core:
                 self.lone = signature._replace(leaves=())
         if not (structure.lies_alike(leaves) and self.call.is_in(world, inputs, leaves)):
             return None
-        return Ready(structure, signature, leaves, structure.direct)
+        is_lone = signature is self.lone and structure.tree is None
+        return Ready(structure, signature, leaves, structure.direct, is_lone)
 
     def _evaluate(self, main: Structure, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""

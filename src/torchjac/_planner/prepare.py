@@ -150,9 +150,9 @@ def _finished(
         return structure
     if seen.is_constant:
         return replace(structure, constant=values)
+    one, two = cost_of(seen.program, 1), cost_of(seen.program, 2)
     costs = [
-        replace(c, cost=cost_of(seen.program, c.seeds)) if c.seeds else c
-        for c in structure.candidates
+        replace(c, cost=one.extended(two, c.seeds)) if c.seeds else c for c in structure.candidates
     ]
     structure = replace(structure, candidates=tuple(costs))
     if request.backend == EAGER or structure.is_stateful or seen.program.reads:

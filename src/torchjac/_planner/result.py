@@ -25,10 +25,15 @@ class Written:
     A copy of the result carries a mark that says nothing.
     """
 
-    def __init__(self, out: Tensor | None = None, program: Direct | None = None) -> None:
+    def __init__(
+        self,
+        out: Tensor | None = None,
+        program: Direct | None = None,
+        stored: Tensor | None = None,
+    ) -> None:
         if out is not None and program is not None:
             self._parties = ref(out), ref(program)
-            self._state = _state(out)
+            self._state = _state(out, _stored(out) if stored is None else stored)
         else:
             self._parties = self._state = None
 
@@ -40,15 +45,15 @@ class Written:
         if owner() is not out or writer() is not program:
             return False
         # Arrays that share memory write to it without a trace.
-        return self._state == _state(out) and _stored(out).untyped_storage().resizable()
+        stored = _stored(out)
+        return self._state == _state(out, stored) and stored.untyped_storage().resizable()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Written, ()
 
 
-def _state(out: Tensor) -> tuple[Any, ...]:
-    values = _stored(out)
-    return out._version, values.data_ptr(), values.shape, values.stride()
+def _state(out: Tensor, stored: Tensor) -> tuple[Any, ...]:
+    return out._version, stored.data_ptr(), stored.shape, stored.stride()
 
 
 def _stored(out: Tensor) -> Tensor:
@@ -122,15 +127,21 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     Returns:
         The result.
     """
-    structure, signature, leaves, program = ready
+    structure, signature, leaves, program, is_lone = ready
     tell_direct(request.api, program)
     leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
     where = structure.arrangements[0][0]
     is_dense = where.layout is torch.strided
     markable = (where.keeps_order or is_dense) and len(leaves) == 1
     is_clean = markable and _is_marked(out, program)
+    stored = None
     if out is None:
-        out = rebuild(structure, signature, request, program.nonzeros(leaves))
+        values = program.nonzeros(leaves)
+        if is_lone and values.dtype == structure.dtypes[0]:  # nothing to nest
+            out = where.assemble(values)
+            stored = values if where.layout is torch.sparse_csr and where.take is None else None
+        else:
+            out = rebuild(structure, signature, request, values)
     elif is_clean and where.keeps_order:
         program.refill(where.entries_in(out), leaves)
     elif is_clean:
@@ -138,7 +149,7 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     else:
         refill(structure, request, program.nonzeros(leaves), out)
     if markable and isinstance(out, Tensor) and not out.is_inference():
-        setattr(out, _MARK, Written(out, program))
+        setattr(out, _MARK, Written(out, program, stored))
     return out
 
 

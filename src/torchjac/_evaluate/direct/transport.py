@@ -150,10 +150,8 @@ class Transport:
         return self._packet in _CURVED or (len(by_source) > 1 and self._packet in _MULTIPLYING)
 
     def _adds_a_number(self) -> bool:
-        """Whether a choice is between a tangent and what is none, as within that of cumprod.
-
-        Zeros are tangents too, and NaN says that there is no derivative.
-        """
+        """Whether a choice is between a tangent and what is none, as within that of cumprod."""
+        # Zeros are tangents too, and NaN says that there is no derivative.
         if self._packet is not aten.where:
             return False
         _, *choices = self._call.node.args
