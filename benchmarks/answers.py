@@ -94,7 +94,8 @@ def _sparse(problem: Problem) -> sparse.csr_array:
 def as_scipy(matrix: Tensor) -> sparse.csr_array:
     """A sparse tensor in compressed rows, sharing its memory."""
     parts = (matrix.values(), matrix.col_indices(), matrix.crow_indices())
-    data, indices, indptr = [part.detach().numpy() for part in parts]
+    # Copies: what NumPy has seen may be written to without a trace, and is not refilled in place.
+    data, indices, indptr = [part.detach().clone().numpy() for part in parts]
     return sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
 
 

@@ -50,10 +50,10 @@ DENSE: dict[str, tuple[str, ...]] = {
     "block": ("block",),
     "decoder": ("decoder",),
     "classifier": ("classifier",),
-    "robot": ("robot/1", "robot/512"),
     "ntk": ("ntk",),
     "laplacian": ("laplacian/3", "laplacian/50"),
     "hessian": ("hessian",),
+    "robot": ("robot/1", "robot/512"),
 }
 # Of families with several problems, those that are left out where there is little time.
 TWINS = {

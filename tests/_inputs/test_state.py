@@ -355,3 +355,16 @@ def test_conjugates_and_columns():
     column = torch.ones(4, 4)[:, 1]
     assert is_seen(lambda x: x * weight, lambda: weight.data.mul_(2))
     assert is_seen(lambda x: x * column, lambda: column.data.mul_(2))
+
+
+def test_notes_of_the_compiler_are_no_change():
+    weight = torch.ones(3)
+    func = lambda x: x * weight  # noqa: E731
+    before = state_of(func)
+    weight._dynamo_static_input_type = "unguarded"
+    assert before.still_holds(func)
+    weight.scale = 2.0
+    assert not before.still_holds(func)
+    again = state_of(func)
+    weight.scale = 3.0
+    assert not again.still_holds(func)

@@ -156,3 +156,19 @@ def test_predictions_follow_the_costs():
     speeds = Machine(1e-3, 1e9, 1e9)
     assert speeds.replayed_s(cost) == pytest.approx(2.1)
     assert speeds.compiled_s(cost) == pytest.approx(1.004)
+
+
+def squeeze(x):
+    weight = torch.linspace(-1, 1, 120, dtype=x.dtype).reshape(3, 40)
+    return (weight.T @ (weight @ x).sin()).cos()
+
+
+@pytest.mark.parametrize(("hopeless", "is_compiled"), [(0.0, False), (1e9, True)])
+def test_a_program_that_is_far_slower_than_another_is_not_compiled(
+    hopeless, is_compiled, monkeypatch
+):
+    monkeypatch.setattr(programs, "HOPELESS", hopeless)
+    plan = torchjac.plan(squeeze, torch.linspace(0, 1, 40, dtype=torch.float64), tune=True)
+    assert "direct, transposed, inductor" in names(plan)
+    assert "direct, replay" in names(plan)
+    assert ("direct, inductor" in names(plan)) == is_compiled

@@ -67,8 +67,16 @@ def state_of_tensor(tensor: Tensor) -> tuple[Any, ...]:
         tensor.data_ptr() if tensor.layout is torch.strided else 0,
         tensor.requires_grad,
         tensor.is_leaf and tensor.grad is not None,
-        len(vars(tensor)),
+        len(attributes_of(tensor)),
     )
+
+
+def attributes_of(tensor: Tensor) -> Mapping[str, Any]:
+    """What was attached to a tensor, without the notes of PyTorch's compiler."""
+    known = vars(tensor)
+    if not known:
+        return known
+    return {name: part for name, part in known.items() if not name.startswith("_dynamo")}
 
 
 def of_dict(values: Mapping[Any, Any]) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from torchjac._inputs.glance import (
     Glance,
+    attributes_of,
     is_cast,
     of_cells,
     of_class,
@@ -173,8 +174,10 @@ class Walk:
         self.marks += [version, pointer, data.requires_grad]
         self.data.append(data)
         self.glance.hold_tensor(data)
-        if vars(data):
-            self._visit_dict(vars(data))
+        if attached := attributes_of(data):
+            self.glance.hold(data, _of_attached)
+            self._visit_all(tuple(attached))
+            self._visit_all(attached.values())
         return True
 
     def _visit_function(self, func: FunctionType) -> bool:
@@ -277,6 +280,11 @@ def parts_of(data: Data) -> Sequence[Data]:
     if data.layout in _COMPRESSED_ROWS:
         return data.crow_indices(), data.col_indices(), data.values()
     return data.ccol_indices(), data.row_indices(), data.values()
+
+
+def _of_attached(tensor: Tensor) -> tuple[Any, ...]:
+    """Names and values of what was attached to a tensor."""
+    return of_dict(attributes_of(tensor))
 
 
 def _of_partial(value: Any) -> tuple[Any, ...]:

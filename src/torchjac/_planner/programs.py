@@ -25,6 +25,8 @@ from torchjac.errors import FallbackWarning
 AUTO, EAGER = "auto", "eager"
 # Times are taken at least so often, and then so long or so often; the least counts.
 REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
+# What takes so many times longer replayed than another program is not compiled.
+HOPELESS = 5.0
 
 
 class _Site(NamedTuple):
@@ -128,14 +130,18 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
         return [_Made(None, _candidate(site, "direct", inf, _not_possible(error)))]
     ways = [best] if best.is_plain else [best, plain_bracket(seen.program)]
     for way in ways:
-        found += _of_one_way(site, way, passes)
+        found += _of_one_way(site, way, passes, _least_s(found))
         if not site.request.tune and any([m.direct for m in found]):
             break
     return found
 
 
-def _of_one_way(site: _Site, way: Bracket, passes: Candidate) -> list[_Made]:
-    """A program replayed, compiled, or both."""
+def _least_s(found: Sequence[_Made]) -> float:
+    return min([m.candidate.predicted_s for m in found], default=inf)
+
+
+def _of_one_way(site: _Site, way: Bracket, passes: Candidate, rival_s: float) -> list[_Made]:
+    """A program replayed, compiled, or both; not compiled if a rival is far faster."""
     request, device = site.request, site.values.device
     began = perf_counter()
     program = _emitted(site, way)
@@ -150,6 +156,8 @@ def _of_one_way(site: _Site, way: Bracket, passes: Candidate) -> list[_Made]:
     if request.backend != AUTO or replayed.direct is None:
         return [replayed]
     best_s = min(replayed.candidate.predicted_s, passes.predicted_s)
+    if replayed.candidate.predicted_s > HOPELESS * rival_s:
+        return [replayed]
     if request.tune or _pays_to_compile(site, program, best_s):
         return [_compiled(site, emitted), replayed]
     return [replayed]

@@ -128,7 +128,7 @@ class _Folder:
             return None
         if argument.number not in self._known:
             one = narrowed(tensor) if tensor.layout is torch.strided else tensor
-            number = float(one) if one.numel() == 1 else float("nan")
+            number = float(one.detach()) if one.numel() == 1 else float("nan")
             self._known[argument.number] = number if isfinite(number) else None
         return self._known[argument.number]
 
