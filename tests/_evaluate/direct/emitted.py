@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.emit import DirectProgram, emit
+from torchjac._evaluate.chain.bracket import plain_bracket
+from torchjac._evaluate.chain.emit import emit_bracket
+from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.runner import REPLAY, Direct
 from torchjac._inputs.signature import Signature, bind
 from torchjac._linearize.program import LinearProgram
@@ -54,8 +56,8 @@ def emitted(
     result = {}
     for direction, program in programs.items():
         if direction in directions:
-            direct = emit(
-                program,
+            direct = emit_bracket(
+                plain_bracket(program),
                 signature.leaves,
                 sizes_of(signature, direction),
                 found.pattern,

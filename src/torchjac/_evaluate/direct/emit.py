@@ -12,7 +12,6 @@ from torch import Tensor, fx
 
 from torchjac._evaluate.direct.assemble import Assembly, assemble
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.repeated import without_repeated_factors
 from torchjac._evaluate.direct.rows import Places
@@ -57,40 +56,6 @@ class DirectProgram:
     operations: int
     nonzero_bytes: int
     cost: Cost
-
-
-def emit(
-    program: LinearProgram,
-    primals: Sequence[Tensor],
-    sizes: Sequence[int],
-    pattern: SparsityPattern,
-    like: Tensor,
-    scope: str = "global",
-) -> DirectProgram:
-    """Emit the program of a Jacobian.
-
-    Args:
-        program: The linear program.
-        primals: x, where it was traced.
-        sizes: Numbers of elements of its results: the outputs of the function, or, for a
-            transposed program, its inputs.
-        pattern: Of the Jacobian.
-        like: A tensor with the dtype and device of the nonzeros.
-        scope: As the pattern was detected.
-
-    Returns:
-        The program.
-
-    Raises:
-        TooManyDerivativesError: It would hold too much.
-    """
-
-    def carried(inputs: Sequence[Tensor], is_constant: IsConstant, room: int) -> Results:
-        return carry(program, inputs, is_constant, scope, room)
-
-    return emit_carried(
-        carried, primals, sizes, pattern, like, transposed=program.direction == "vjp"
-    )
 
 
 def emit_carried(
