@@ -176,7 +176,7 @@ class FactoredPlan(Plan):
         lines = [repr(self), f"  cut           {known.bracket}"]
         for program, pattern in zip(known.programs, known.patterns, strict=True):
             m, n = pattern.shape
-            counts = f"{pattern.nnz:,} entries by {program.program.operations:,} operations"
+            counts = f"{pattern.nnz:,} entries by {program.form.operations:,} operations"
             lines.append(f"  factor        {m:,} × {n:,}, {counts}")
         times = f"trace {known.trace_s * 1e3:.3g} ms, factors {known.emit_s * 1e3:.3g} ms"
         return "\n".join([*lines, f"  prepared in   {times}"])

@@ -99,7 +99,7 @@ def _of_program(core: Core) -> Iterator[tuple[str, str]]:
     if direct is not None:
         runs = {REPLAY: "run one by one", INDUCTOR: "compiled", CUDAGRAPHS: "in one CUDA graph"}
         run = runs[direct.backend]
-        yield "program", f"{direct.program.operations:,} operations, {run}; in place of the passes"
+        yield "program", f"{direct.form.operations:,} operations, {run}; in place of the passes"
     elif core.main.scheme is not None:
         yield "program", why_no_program(core)
 

@@ -197,8 +197,9 @@ def _pays_to_compile(site: _Site, program: DirectProgram, best_s: float) -> bool
     if uses is None:
         return False
     machine = machine_of(site.values.device)
-    once_s = machine.compile_s * program.operations
-    return once_s + uses * machine.compiled_s(program.cost) < uses * best_s
+    form = program.whole.one_by_one
+    once_s = machine.compile_s * form.operations
+    return once_s + uses * machine.compiled_s(form.cost) < uses * best_s
 
 
 def _emitted(site: _Site, way: Bracket) -> DirectProgram | _Made:
@@ -234,7 +235,7 @@ def _compiled(site: _Site, emitted: _Emitted) -> _Made:
         )
         return _tried(site, emitted, REPLAY)
     compile_s = perf_counter() - began
-    learn(site.values.device, compile_s=compile_s / max(emitted.program.operations, 1))
+    learn(site.values.device, compile_s=compile_s / max(direct.form.operations, 1))
     return _tried(site, emitted._replace(once_s=emitted.once_s + compile_s), direct)
 
 
@@ -252,7 +253,7 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
     seconds = _seconds(lambda: direct.nonzeros(leaves), values)
     note = "" if emitted.name == "direct" else emitted.how
-    made = _candidate(site, name, seconds, note, emitted.once_s, program.cost)
+    made = _candidate(site, name, seconds, note, emitted.once_s, direct.form.cost)
     return _Made(direct, made)
 
 

@@ -32,7 +32,7 @@ class Chain(NamedTuple):
         pattern, like = self.found.pattern, self.signature.leaves[0]
         emitted = emit_bracket(bracket, self.signature.leaves, sizes, pattern, like)
         with torch.no_grad():
-            nonzeros = emitted.whole(*leaves)
+            nonzeros = emitted.whole.one_by_one.graph(*leaves)
         places = torch.from_numpy(pattern.rows).long(), torch.from_numpy(pattern.indices).long()
         return nonzeros.new_zeros(pattern.shape).index_put(places, nonzeros)
 

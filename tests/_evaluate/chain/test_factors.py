@@ -32,7 +32,10 @@ def factors_of(function, x, elsewhere, direction="", bracket=None):
     sizes = sizes_of(signature, bracket.program.direction)
     made = emit_factors(bracket, signature.leaves, sizes, found.pattern, signature.leaves[0])
     with torch.no_grad():
-        return [p.to_torch(e.whole(elsewhere), layout=torch.sparse_csr).to_dense() for e, p in made]
+        return [
+            p.to_torch(e.whole.one_by_one.graph(elsewhere), layout=torch.sparse_csr).to_dense()
+            for e, p in made
+        ]
 
 
 @pytest.mark.parametrize("direction", ["", "vjp"])

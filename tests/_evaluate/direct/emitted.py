@@ -28,7 +28,7 @@ class Emitted(NamedTuple):
 
     def nonzeros(self, leaves: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
-            return self.program.whole(*leaves)
+            return self.program.whole.one_by_one.graph(*leaves)
 
     def refilled(self, nonzeros: Tensor, leaves: Sequence[Tensor]) -> Tensor:
         """Those of one point after those of another were written over them."""

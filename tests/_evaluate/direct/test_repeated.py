@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchjac._evaluate.direct.emit import _graph
 from torchjac._evaluate.direct.repeated import without_repeated_factors
+from torchjac._evaluate.direct.written import graph_of
 from torchjac._linearize.program import LinearProgram
 from torchjac._linearize.record import Recorder
 
@@ -28,7 +28,7 @@ def recorded(func, x) -> LinearProgram:
 
 def rewritten(func, x):
     program = without_repeated_factors(recorded(func, x))
-    graph = _graph(program.nodes, program.constants, program.primals, program.outputs[0])
+    graph = graph_of(program.nodes, program.constants, program.primals, program.outputs[0])
     return [node.op for node in program.nodes], graph(x)
 
 

@@ -38,6 +38,10 @@ def recorded(function, x) -> LinearProgram:
     )
 
 
+def unrolled(program: LinearProgram) -> LinearProgram:
+    return unroll.unrolled(program, unroll.ONE_BY_ONE, X.device)
+
+
 def run(program: LinearProgram, x: torch.Tensor) -> torch.Tensor:
     known = dict(program.constants) | {program.primals[0]: x}
     for node in program.nodes:
@@ -79,18 +83,40 @@ def mixed(x):
     return flat * torch.linspace(0, 1, 3 * POINTS, dtype=x.dtype) + flat.reshape(10, 12).sum()
 
 
-def with_a_product(x):
-    return (x * 2) @ torch.ones(3, 2, dtype=x.dtype) - x[:, :2]
+def with_a_wide_product(x):
+    return (x * 2).T @ torch.ones(POINTS, 2, dtype=x.dtype) + x[:3, :2]
+
+
+def with_narrow_products(x):
+    turn = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 2.0], [0.5, 0.0, 1.0]], dtype=x.dtype)
+    each = x[:, :, None] * x[:, None, :] + turn
+    return torch.bmm(each, turn.expand(POINTS, 3, 3)).sum(2) - (x * 2) @ turn.t()
+
+
+def in_the_middle(x):
+    return aten.select_backward(x * x, [POINTS, 4, 3], 1, 2) * torch.arange(1.0, 5.0)[:, None]
 
 
 @pytest.mark.parametrize(
-    "function", [moved, rows, turned, gathered, summed, split_up, mixed, with_a_product]
+    "function",
+    [
+        moved,
+        rows,
+        turned,
+        gathered,
+        summed,
+        split_up,
+        mixed,
+        with_a_wide_product,
+        with_narrow_products,
+        in_the_middle,
+    ],
 )
 def test_programs_give_the_same_numbers(function, monkeypatch) -> None:
     monkeypatch.setattr(unroll, "_FASTER", float("inf"))
     monkeypatch.setattr(unroll, "_MOST_TIMES", 1000)
     program = recorded(function, X)
-    found = unroll.unrolled(program)
+    found = unrolled(program)
     assert found is not program
     x = X.flip(0) * 0.7
     torch.testing.assert_close(run(found, x), function(x), rtol=1e-13, atol=1e-13)
@@ -98,28 +124,50 @@ def test_programs_give_the_same_numbers(function, monkeypatch) -> None:
 
 def test_coordinates_become_vectors() -> None:
     program = recorded(lambda x: torch.stack([(x * x).sin().cos(), x.exp()], 1), X.repeat(100, 1))
-    found = unroll.unrolled(program)
+    found = unrolled(program)
     shapes = {found.values[n].shape for node in found.nodes[:-2] for n in node.outputs}
     assert shapes == {(100 * POINTS,)}
 
 
 def test_what_has_no_narrow_axes_stays() -> None:
     program = recorded(lambda x: x.sin() * x, X.T.contiguous())
-    assert unroll.unrolled(program) is program
+    assert unrolled(program) is program
 
 
 def test_programs_without_elements_stay() -> None:
     program = recorded(lambda x: x * 2, X[:0])
-    assert unroll.unrolled(program) is program
+    assert unrolled(program) is program
 
 
 def test_zeros_and_ones_drop_out(monkeypatch) -> None:
     monkeypatch.setattr(unroll, "_FASTER", float("inf"))
     eye = torch.eye(3, dtype=X.dtype)
     program = recorded(lambda x: (x[:, None] * eye).sum(2), X)
-    ops = {node.op for node in unroll.unrolled(program).nodes}
+    ops = {node.op for node in unrolled(program).nodes}
     assert aten.mul.Tensor not in ops
     assert aten.add.Tensor not in ops
+
+
+def test_many_products_of_narrow_matrices_are_written_out() -> None:
+    x = torch.rand(300, 3, 3, dtype=torch.float64)
+    program = recorded(lambda x: torch.bmm(x, x), x)
+    found = unroll.unrolled(program, unroll.FUSED, x.device)
+    assert aten.bmm.default not in {node.op for node in found.nodes}
+    torch.testing.assert_close(run(found, x), x @ x, rtol=1e-13, atol=1e-13)
+
+
+def test_few_numbers_are_written_out_for_a_compiler_only() -> None:
+    x = torch.rand(3, 3, dtype=torch.float64)
+    program = recorded(lambda x: (x @ x).sin(), x)
+    assert unrolled(program) is program
+    found = unroll.unrolled(program, unroll.FUSED, x.device)
+    assert aten.mm.default not in {node.op for node in found.nodes}
+
+
+def test_products_of_long_rows_and_columns_stay() -> None:
+    program = recorded(lambda x: (x @ x.T).sin(), X)
+    found = unroll.unrolled(program, unroll.FUSED, X.device)
+    assert aten.mm.default in {node.op for node in found.nodes}
 
 
 def wide(n: int) -> Factor:

@@ -1,26 +1,19 @@
 """Emit one plain tensor program from x to the nonzeros of the Jacobian."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import getitem
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 
 from torchjac._evaluate.direct.assemble import Assembly, assemble
 from torchjac._evaluate.direct.blocks import Block
-from torchjac._evaluate.direct.peephole import shortened, without_repetitions
-from torchjac._evaluate.direct.repeated import without_repeated_factors
 from torchjac._evaluate.direct.rows import Places
-from torchjac._evaluate.direct.scalars import light, with_numbers
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
-from torchjac._evaluate.direct.unroll import unrolled
-from torchjac._linearize.cost import Cost, cost_of
-from torchjac._linearize.plain import plain
-from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
+from torchjac._evaluate.direct.written import Written
+from torchjac._linearize.program import LinearProgram
 from torchjac._linearize.record import Recorder, TooLongError, WrittenToError
 from torchjac._linearize.simplify import trimmed
 from torchjac._linearize.without_writes import without_writes
@@ -45,17 +38,13 @@ class DirectProgram:
         whole: Takes the inputs, returns the nonzeros in CSR order.
         varying: Takes the inputs, returns those nonzeros that depend on them; None if none does.
         targets: Places of these among the nonzeros, rising; None if they are all.
-        operations: Number of operations of `whole`.
         nonzero_bytes: Size of the nonzeros.
-        cost: Of `whole`.
     """
 
-    whole: fx.GraphModule
-    varying: fx.GraphModule | None
+    whole: Written
+    varying: Written | None
     targets: Tensor | slice | None
-    operations: int
     nonzero_bytes: int
-    cost: Cost
 
 
 def emit_carried(
@@ -97,15 +86,14 @@ def emit_carried(
     except WrittenToError:  # some batching rules of PyTorch work in place
         recorded, targets = _recorded(assembled, primals, is_lean=False)
     outputs = recorded.outputs
-    whole, alone = _program(recorded, 0)
+    whole = Written.of(recorded, 0, like.device)
     part = None if outputs[1] is None else whole
     if part is not None and outputs[1] != outputs[0]:
-        part = _program(recorded, 1)[0]
+        part = Written.of(recorded, 1, like.device)
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
         where = torch.from_numpy(targets.astype(np.int64)).to(like.device)
-    size, cost = pattern.nnz * like.element_size(), cost_of(alone)
-    return DirectProgram(whole, part, where, len(alone.nodes), size, cost)
+    return DirectProgram(whole, part, where, pattern.nnz * like.element_size())
 
 
 def as_slice(places: NDArray[np.int64]) -> slice | None:
@@ -157,71 +145,3 @@ def _recorded(
         program = without_writes(program, inputs, ())
     nodes, outputs = trimmed(program.nodes, program.values, program.constants, program.outputs)
     return replace(program, nodes=tuple(nodes), outputs=outputs), targets
-
-
-def _program(recorded: LinearProgram, position: int) -> tuple[fx.GraphModule, LinearProgram]:
-    """One of the results as a program, and the operations that it was made of."""
-    values, constants = recorded.values, recorded.constants
-    outputs = recorded.outputs[position : position + 1]
-    nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
-    nodes = without_repetitions(shortened(nodes, values, constants))
-    nodes, outputs = trimmed(nodes, values, constants, outputs)
-    alone = replace(recorded, nodes=tuple(nodes), outputs=outputs)
-    alone = unrolled(without_repeated_factors(alone))
-    values, constants = alone.values, alone.constants
-    nodes = with_numbers(shortened(alone.nodes, values, constants), values, constants)
-    nodes, outputs = trimmed(without_repetitions(nodes), values, constants, alone.outputs)
-    (output,) = [number for number in outputs if number is not None]
-    constants = light(constants, nodes, output)
-    graph = _graph(nodes, constants, alone.primals, output)
-    return graph, replace(alone, nodes=tuple(nodes), outputs=outputs, constants=constants)
-
-
-def _graph(
-    nodes: Sequence[Node],
-    constants: Mapping[int, Tensor],
-    inputs: Sequence[int],
-    output: int,
-) -> fx.GraphModule:
-    """The operations as a graph that runs by itself."""
-    root, graph = torch.nn.Module(), fx.Graph()
-    made = {n: graph.placeholder(f"x{k}") for k, n in enumerate(inputs)}
-
-    def fetch(ref: Ref) -> fx.Node:
-        if ref.number not in made:
-            name = f"constant{ref.number}"
-            root.register_buffer(name, constants[ref.number])
-            made[ref.number] = graph.get_attr(name)
-        return made[ref.number]
-
-    for node in nodes:
-        kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
-        target = plain(node.op)
-        result = graph.call_function(target, map_refs(fetch, node.args), kwargs)
-        if len(node.outputs) == 1 and not _returns_list(node.op):
-            made.update(dict.fromkeys([n for n in node.outputs if n is not None], result))
-            continue
-        for position, number in enumerate(node.outputs):
-            if number is not None:
-                made[number] = graph.call_function(getitem, (result, position))
-    result = fetch(Ref(output))
-    if _may_be_borrowed(result):
-        result = graph.call_function(aten.clone.default, (result,))
-    graph.output(result)
-    return fx.GraphModule(root, graph)
-
-
-def _may_be_borrowed(result: fx.Node) -> bool:
-    """Whether a result may lie in the memory of an input or a constant."""
-    while result.op == "call_function" and result.target is not getitem:
-        schema: Any = getattr(result.target, "_schema", None)
-        is_view = schema is None or any([a.alias_info is not None for a in schema.arguments])
-        if not is_view and result.target is not aten.reshape.default:
-            return False
-        result = result.all_input_nodes[0]
-    return True
-
-
-def _returns_list(op: Any) -> bool:
-    returns = op._schema.returns if hasattr(op, "_schema") else ()
-    return len(returns) != 1 or str(returns[0].type) != "Tensor"

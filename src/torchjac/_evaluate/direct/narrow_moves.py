@@ -41,6 +41,29 @@ def permuted(writer: Writer, node: Node) -> Sequence[Spread]:
     return [Spread(tuple([spread.axes[d] for d in order]), parts.transpose(narrow))]
 
 
+def turned(writer: Writer, node: Node) -> Sequence[Spread]:
+    rank = len(writer.shape(node))
+    order = list(reversed(range(rank)))
+    return permuted(writer, Node(aten.permute.default, (node.args[0], order), {}, node.outputs))
+
+
+def put_back(writer: Writer, node: Node) -> Sequence[Spread] | None:
+    ref, shape, dim, index = node.args
+    dim, length = dim % len(shape), shape[dim]
+    if length > NARROW:
+        return None
+    spread = writer.spread(ref)
+    if length == 1:
+        return [Spread((*spread.axes[:dim], (), *spread.axes[dim:]), spread.parts)]
+    zero = writer.zero(writer.given[ref.number].dtype, len(spread.wide))
+    parts = [np.full_like(spread.parts, zero.number)] * length
+    parts[index % length] = spread.parts
+    before = sum([not f.is_wide for axis in spread.axes[:dim] for f in axis])
+    axis = (Factor(length, False),)
+    axes = (*spread.axes[:dim], axis, *spread.axes[dim:])
+    return [Spread(axes, np.stack(parts, before))]
+
+
 def unsqueezed(writer: Writer, node: Node) -> Sequence[Spread]:
     spread = writer.spread(node.args[0])
     dim = node.args[1] % (len(spread.axes) + 1)

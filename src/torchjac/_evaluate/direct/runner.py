@@ -12,6 +12,7 @@ from torchjac._evaluate.direct.captured import captured
 from torchjac._evaluate.direct.compiled import compiled
 from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.replayed import Run, replayed
+from torchjac._evaluate.direct.written import Form, Written
 
 REPLAY, INDUCTOR, CUDAGRAPHS = "replay", "inductor", "cudagraphs"
 aten = torch.ops.aten
@@ -45,7 +46,7 @@ class Direct:
             Shape (nnz,), new memory.
         """
         if self._whole is None:
-            self._whole = self._runner(self.program.whole, self.examples)
+            self._whole = self._runner(self.form.graph, self.examples)
         return self._whole(leaves)
 
     def refill(self, nonzeros: Tensor, leaves: Sequence[Tensor]) -> None:
@@ -64,7 +65,8 @@ class Direct:
             return
         if self._storing is None:
             examples = (torch.zeros_like(nonzeros), *self.examples)
-            self._storing = self._runner(storing(varying, self.program.targets), examples)
+            graph = storing(self._form(varying).graph, self.program.targets)
+            self._storing = self._runner(graph, examples)
         self._storing([nonzeros, *leaves])
         if self.backend == INDUCTOR:  # autograd has to hear of it
             increment_version(nonzeros)
@@ -82,8 +84,16 @@ class Direct:
             Shape (nnz,), with a graph.
         """
         if self.backend != INDUCTOR:
-            return self.program.whole(*leaves)
+            return self.program.whole.one_by_one.graph(*leaves)
         return _Differentiable.apply(self, *leaves)
+
+    @property
+    def form(self) -> Form:
+        """The program of all nonzeros as it runs here."""
+        return self._form(self.program.whole)
+
+    def _form(self, written: Written) -> Form:
+        return written.fused if self.backend == INDUCTOR else written.one_by_one
 
     def _runner(self, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
         if self.backend == INDUCTOR:
@@ -142,7 +152,7 @@ class _Differentiable(torch.autograd.Function):
             leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
         live = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
-            nonzeros = ctx.direct.program.whole(*leaves)
+            nonzeros = ctx.direct.program.whole.one_by_one.graph(*leaves)
             found: Sequence[Tensor | None] = [None] * len(live)
             if nonzeros.requires_grad:
                 found = torch.autograd.grad(

@@ -9,11 +9,12 @@ and what is left is operations on long vectors, which a compiler fuses into one 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from torchjac._evaluate.direct import narrow_moves as moves
+from torchjac._evaluate.direct import narrow_products as products
 from torchjac._evaluate.direct import narrow_sums as sums
 from torchjac._evaluate.direct.spread import NARROW, Spread
 from torchjac._evaluate.direct.writer import Writer
@@ -23,8 +24,25 @@ from torchjac._linearize.simplify import trimmed
 aten = torch.ops.aten
 # A program may become so many times as long, and must become faster by so much.
 _MOST_TIMES, _FASTER = 4, 0.85
-# Microseconds: of an operation, of an element, and of one in loops of a few steps.
-_CALL, _ELEMENT, _SHORT_LOOP = 1.5, 0.0005, 0.003
+# Microseconds: of a call, of an element, of one in loops of a few steps, and of a multiplication
+# in a product of narrow matrices.
+_CALL, _ELEMENT, _SHORT_LOOP, _TERM = 1.5, 0.0005, 0.003, 0.001
+
+
+class Speed(NamedTuple):
+    """What runs a program.
+
+    Attributes:
+        call: Microseconds that an operation costs that it can fuse with others.
+        element: Likewise of an element.
+    """
+
+    call: float
+    element: float
+
+
+# Fused, a number is computed in a register, if it is not the last use of that loop.
+ONE_BY_ONE, FUSED = Speed(_CALL, _ELEMENT), Speed(0.05, 0.0001)
 _VIEWS = frozenset(
     {
         aten.alias,
@@ -39,13 +57,17 @@ _VIEWS = frozenset(
         aten.unsqueeze,
     }
 )
+_JOINTS = frozenset({aten.stack, aten.cat, aten.clone})
+_PRODUCTS = frozenset({aten.mm, aten.bmm})
 
 
-def unrolled(program: LinearProgram) -> LinearProgram:
+def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> LinearProgram:
     """The program with narrow axes written out, if that is predicted to be faster.
 
     Args:
         program: Operations that are linear in nothing.
+        speed: Of what will run it.
+        device: Where its tensors are.
 
     Returns:
         A program with the same results, or the same one.
@@ -53,7 +75,7 @@ def unrolled(program: LinearProgram) -> LinearProgram:
     shapes = [program.values[n].shape for node in program.nodes for n in node.inputs]
     if any([0 in shape for shape in shapes]):
         return program
-    writer = Writer(program)
+    writer = Writer(program, device)
     for node in program.nodes:
         results = _written_out(writer, node)
         if results is None:
@@ -65,7 +87,7 @@ def unrolled(program: LinearProgram) -> LinearProgram:
     outputs = tuple([None if n is None else writer.whole(n).number for n in program.outputs])
     builder = writer.builder
     nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, outputs)
-    if _cost(nodes, builder.values) > _FASTER * _cost(program.nodes, program.values):
+    if _cost(nodes, builder.values, speed) > _FASTER * _cost(program.nodes, program.values, speed):
         return program
     return replace(
         program,
@@ -76,18 +98,24 @@ def unrolled(program: LinearProgram) -> LinearProgram:
     )
 
 
-def _cost(nodes: Sequence[Node], values: Sequence[Value]) -> float:
-    """Microseconds that operations take one after the other."""
+def _cost(nodes: Sequence[Node], values: Sequence[Value], speed: Speed) -> float:
+    """Microseconds that a program takes."""
     total = 0.0
     for node in nodes:
-        total += _CALL
-        if getattr(node.op, "overloadpacket", None) in _VIEWS:
+        packet: Any = getattr(node.op, "overloadpacket", None)
+        if packet in _VIEWS:
+            total += speed.call
             continue
+        is_fused = torch.Tag.pointwise in getattr(node.op, "tags", ()) or packet in _JOINTS
+        total += speed.call if is_fused else _CALL
         for number in node.outputs:
             shape = () if number is None else values[number].shape
             inner = next((length for length in reversed(shape) if length > 1), 1)
             is_short = inner <= NARROW < prod(shape)
-            total += prod(shape) * (_SHORT_LOOP if is_short else _ELEMENT)
+            element = speed.element if is_fused else _ELEMENT
+            total += prod(shape) * (_SHORT_LOOP / _ELEMENT if is_short else 1) * element
+            if packet in _PRODUCTS:
+                total += prod(shape) * values[node.args[0].number].shape[-1] * _TERM
     return total
 
 
@@ -109,15 +137,19 @@ _RULES: Mapping[Any, Callable[[Writer, Node], Sequence[Spread] | None]] = {
     aten._unsafe_view: moves.reshaped,
     aten.view: moves.reshaped,
     aten.permute: moves.permuted,
+    aten.t: moves.turned,
     aten.unsqueeze: moves.unsqueezed,
     aten.expand: moves.expanded,
     aten.select: moves.selected,
     aten.unbind: moves.unbound,
     aten.slice: moves.sliced,
     aten.split: moves.split_up,
+    aten.select_backward: moves.put_back,
     aten.stack: moves.stacked,
     aten.cat: moves.concatenated,
     aten.sum: sums.summed,
     aten.index: sums.indexed,
     aten.linalg_cross: sums.crossed,
+    aten.mm: products.multiplied,
+    aten.bmm: products.multiplied,
 }

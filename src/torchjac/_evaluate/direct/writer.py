@@ -17,13 +17,15 @@ class Writer:
 
     Args:
         program: Operations that are linear in nothing.
+        device: Where its tensors are.
 
     Attributes:
         builder: The new operations.
         given: What is known of the tensors of the program.
     """
 
-    def __init__(self, program: LinearProgram) -> None:
+    def __init__(self, program: LinearProgram, device: torch.device) -> None:
+        self._device = device
         self.builder = Builder(program.values, dict(program.constants))
         self.given = program.values
         known = (*program.primals, *program.constants)
@@ -53,6 +55,10 @@ class Writer:
         """Take parts for the results of an operation."""
         pairs = zip(node.outputs, results, strict=True)
         self._spread.update({number: s for number, s in pairs if number is not None})
+
+    def zero(self, dtype: torch.dtype, rank: int) -> Ref:
+        """A constant of so many axes."""
+        return self.builder.narrowed(torch.zeros((1,) * rank, dtype=dtype, device=self._device))
 
     def _fetch(self, ref: Ref) -> Ref:
         return self.whole(ref.number)

@@ -1,0 +1,146 @@
+"""What was recorded as graphs: one to run operation by operation, and one for a compiler."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from operator import getitem
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from torchjac._evaluate.direct.peephole import shortened, without_repetitions
+from torchjac._evaluate.direct.repeated import without_repeated_factors
+from torchjac._evaluate.direct.scalars import light, with_numbers
+from torchjac._evaluate.direct.unroll import FUSED, ONE_BY_ONE, Speed, unrolled
+from torchjac._linearize.cost import Cost, cost_of
+from torchjac._linearize.plain import plain
+from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
+from torchjac._linearize.simplify import trimmed
+
+aten = torch.ops.aten
+
+
+class Form(NamedTuple):
+    """A program ready to run.
+
+    Attributes:
+        graph: Takes the inputs, returns the result.
+        operations: How many there are.
+        cost: Of all of them.
+    """
+
+    graph: fx.GraphModule
+    operations: int
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A program that returns one tensor, written as suits what runs it.
+
+    Attributes:
+        program: The operations, linear in nothing.
+        device: Where its tensors are.
+    """
+
+    program: LinearProgram = field(repr=False)
+    device: torch.device
+
+    @classmethod
+    def of(cls, recorded: LinearProgram, position: int, device: torch.device) -> "Written":
+        """One of the results of what was recorded.
+
+        Args:
+            recorded: Operations that are linear in nothing and write to nothing.
+            position: Which result.
+            device: Where its tensors are.
+
+        Returns:
+            The program of this result alone.
+        """
+        values, constants = recorded.values, recorded.constants
+        outputs = recorded.outputs[position : position + 1]
+        nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
+        nodes = without_repetitions(shortened(nodes, values, constants))
+        nodes, outputs = trimmed(nodes, values, constants, outputs)
+        alone = without_repeated_factors(replace(recorded, nodes=tuple(nodes), outputs=outputs))
+        used = {n for node in alone.nodes for n in node.inputs}.union(alone.outputs)
+        constants = {n: t for n, t in alone.constants.items() if n in used}
+        return cls(replace(alone, constants=constants), device)
+
+    @cached_property
+    def one_by_one(self) -> Form:
+        """To be run operation by operation."""
+        return _form(self, ONE_BY_ONE)
+
+    @cached_property
+    def fused(self) -> Form:
+        """For a compiler, which makes one loop of many operations."""
+        return _form(self, FUSED)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Both forms; operators by themselves cannot be pickled, those in graphs can."""
+        return {"device": self.device, "one_by_one": self.one_by_one, "fused": self.fused}
+
+
+def _form(written: Written, speed: Speed) -> Form:
+    program = unrolled(written.program, speed, written.device)
+    values, constants = program.values, program.constants
+    nodes = with_numbers(shortened(program.nodes, values, constants), values, constants)
+    nodes, outputs = trimmed(without_repetitions(nodes), values, constants, program.outputs)
+    (output,) = [number for number in outputs if number is not None]
+    constants = light(constants, nodes, output)
+    graph = graph_of(nodes, constants, program.primals, output)
+    ready = replace(program, nodes=tuple(nodes), outputs=outputs, constants=constants)
+    return Form(graph, len(nodes), cost_of(ready))
+
+
+def graph_of(
+    nodes: Sequence[Node],
+    constants: Mapping[int, Tensor],
+    inputs: Sequence[int],
+    output: int,
+) -> fx.GraphModule:
+    """The operations as a graph that runs by itself."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    made = {n: graph.placeholder(f"x{k}") for k, n in enumerate(inputs)}
+
+    def fetch(ref: Ref) -> fx.Node:
+        if ref.number not in made:
+            name = f"constant{ref.number}"
+            root.register_buffer(name, constants[ref.number])
+            made[ref.number] = graph.get_attr(name)
+        return made[ref.number]
+
+    for node in nodes:
+        kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
+        target = plain(node.op)
+        result = graph.call_function(target, map_refs(fetch, node.args), kwargs)
+        if len(node.outputs) == 1 and not _returns_list(node.op):
+            made.update(dict.fromkeys([n for n in node.outputs if n is not None], result))
+            continue
+        for position, number in enumerate(node.outputs):
+            if number is not None:
+                made[number] = graph.call_function(getitem, (result, position))
+    result = fetch(Ref(output))
+    if _may_be_borrowed(result):
+        result = graph.call_function(aten.clone.default, (result,))
+    graph.output(result)
+    return fx.GraphModule(root, graph)
+
+
+def _may_be_borrowed(result: fx.Node) -> bool:
+    """Whether a result may lie in the memory of an input or a constant."""
+    while result.op == "call_function" and result.target is not getitem:
+        schema: Any = getattr(result.target, "_schema", None)
+        is_view = schema is None or any([a.alias_info is not None for a in schema.arguments])
+        if not is_view and result.target is not aten.reshape.default:
+            return False
+        result = result.all_input_nodes[0]
+    return True
+
+
+def _returns_list(op: Any) -> bool:
+    returns = op._schema.returns if hasattr(op, "_schema") else ()
+    return len(returns) != 1 or str(returns[0].type) != "Tensor"
