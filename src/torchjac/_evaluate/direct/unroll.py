@@ -33,16 +33,17 @@ class Speed(NamedTuple):
     """What runs a program.
 
     Attributes:
-        call: Microseconds that an operation costs that it can fuse with others.
-        element: Likewise of an element.
+        call: Microseconds of an operation that can be fused with others.
+        element: Of an element of such an operation.
+        apart: Of one that cannot, which calls a library.
     """
 
     call: float
     element: float
+    apart: float
 
 
-# Fused, a number is computed in a register, if it is not the last use of that loop.
-ONE_BY_ONE, FUSED = Speed(_CALL, _ELEMENT), Speed(0.05, 0.0001)
+ONE_BY_ONE, FUSED = Speed(_CALL, _ELEMENT, _CALL), Speed(0.03, 0.0001, 3.0)
 _VIEWS = frozenset(
     {
         aten.alias,
@@ -107,7 +108,7 @@ def _cost(nodes: Sequence[Node], values: Sequence[Value], speed: Speed) -> float
             total += speed.call
             continue
         is_fused = torch.Tag.pointwise in getattr(node.op, "tags", ()) or packet in _JOINTS
-        total += speed.call if is_fused else _CALL
+        total += speed.call if is_fused else speed.apart
         for number in node.outputs:
             shape = () if number is None else values[number].shape
             inner = next((length for length in reversed(shape) if length > 1), 1)
