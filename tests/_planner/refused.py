@@ -84,6 +84,13 @@ def hiding() -> object:
     return plan(lambda x: x.detach() * x**2, X, backend="replay")(X, create_graph=True)
 
 
+def with_a_weight_that_is_zero() -> object:
+    weight = torch.tensor([1.0, 0.0, 1.0], requires_grad=True)
+    diagonal = np.diag([True, False, True])
+    given = SparsityPattern.from_dense(diagonal)
+    return plan(lambda x: weight * x, X, pattern=given)(X, create_graph=True)
+
+
 def drawing(x: torch.Tensor) -> torch.Tensor:
     return x.sin() * torch.rand(3, generator=torch.Generator().manual_seed(0))
 
@@ -168,6 +175,13 @@ REFUSED: list[Refusal] = [
         lambda: plan(torch.sin, X, layout=torch.sparse_bsr, blocksize=(2, 3)),
         errors.ArgumentError,
         "plan: `blocksize` must divide the shape of every block: (2, 3) does not divide (3, 3).",
+    ),
+    (
+        with_a_weight_that_is_zero,
+        errors.PatternError,
+        "plan: the pattern lacks entries that are zero, but whose derivative by another tensor "
+        "that requires gradients is not. Give a pattern that holds them all, or leave `pattern` "
+        "out to have it detected.",
     ),
     (
         lambda: plan(torch.sin, X, pattern=FULL - EYE),

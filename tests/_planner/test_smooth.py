@@ -216,3 +216,79 @@ def test_a_certified_result_can_be_differentiated() -> None:
     plan = torchjac.plan(stencil, point(), backend="replay")
     found = derivatives(lambda at: plan(at, create_graph=True, check=True), point())
     torch.testing.assert_close(found, expected(stencil, point()))
+
+
+def holed(requires_grad: bool) -> torch.Tensor:
+    weight = WEIGHT.clone()
+    weight[0, 1] = weight[2, 2] = 0.0
+    return weight.requires_grad_(requires_grad)
+
+
+def gradient_by(weight, jacobian):
+    total = (jacobian.to_dense() * torch.linspace(1.0, 2.0, 9, dtype=F64).view(3, 3)).sum()
+    return torch.autograd.grad(total, weight)[0]
+
+
+@pytest.mark.parametrize("backend", ["eager", "replay"])
+def test_derivatives_by_weights_that_are_zero(backend):
+    weight, x = holed(True), point(3)
+
+    def layer(x):
+        return torch.tanh(weight @ x)
+
+    made = torchjac.plan(layer, x, backend=backend)
+    dense = torchjac.jacobian(layer, x, create_graph=True)
+    found = gradient_by(weight, made(x, create_graph=True))
+    torch.testing.assert_close(found, gradient_by(weight, dense))
+
+
+@pytest.mark.parametrize("backend", ["eager", "replay"])
+def test_a_weight_that_requires_gradients_only_later(backend):
+    weight, x = holed(False), point(3)
+
+    def layer(x):
+        return torch.tanh(weight @ x)
+
+    made = torchjac.plan(layer, x, backend=backend)
+    weight.requires_grad_()
+    with pytest.warns(torchjac.errors.BranchWarning, match="what it holds has changed"):
+        found = gradient_by(weight, made(x, create_graph=True))
+    dense = torchjac.jacobian(layer, x, create_graph=True)
+    torch.testing.assert_close(found, gradient_by(weight, dense))
+    again = made(x, create_graph=True)  # kept: no warning any more
+    torch.testing.assert_close(gradient_by(weight, again), found)
+
+
+def test_another_input_that_requires_gradients_only_later():
+    x = point(3)
+
+    def layer(x, weight):
+        return torch.tanh(weight @ x)
+
+    made = torchjac.plan(layer, (x, holed(False)), wrt=0)
+    weight = holed(True)
+    with pytest.warns(torchjac.errors.BranchWarning, match="what it holds has changed"):
+        found = gradient_by(weight, made((x, weight), create_graph=True))
+    dense = torchjac.jacobian(layer, (x, weight), wrt=0, create_graph=True)
+    torch.testing.assert_close(found, gradient_by(weight, dense))
+
+
+def test_training_needs_no_other_pattern():
+    weight, x = holed(True), point(3)
+    made = torchjac.plan(lambda x: torch.tanh(weight @ x), x)
+    made(x, create_graph=True)
+    with torch.no_grad():
+        weight.mul_(2.0)
+        weight[0, 1] = 0.5
+    found = made(x, create_graph=True)
+    dense = torchjac.jacobian(lambda x: torch.tanh(weight @ x), x, create_graph=True)
+    torch.testing.assert_close(found.to_dense(), dense)
+
+
+def test_a_constant_jacobian_has_derivatives_by_weights():
+    layer = torch.nn.Linear(3, 3, dtype=F64)
+    with torch.no_grad():
+        layer.weight.copy_(holed(False))
+    found = torchjac.plan(layer, point(3))(point(3), create_graph=True)
+    expected = torch.linspace(1.0, 2.0, 9, dtype=F64).view(3, 3)
+    torch.testing.assert_close(gradient_by(layer.weight, found), expected)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchjac._torch import default_device, has_module_hooks
 
 Parts = Callable[[Any], tuple[Any, ...]]
+# Where `state_of_tensor` says whether a tensor requires gradients.
+_GRADED = 3
 
 
 class Glance:
@@ -37,6 +39,10 @@ class Glance:
     def hold_tensor(self, tensor: Tensor) -> None:
         """Remember what says that a tensor was written to."""
         self._tensors.append((tensor, state_of_tensor(tensor)))
+
+    def expects_gradients_of(self, tensor: Tensor) -> bool:
+        """Whether a tensor was among these and required gradients then."""
+        return any([seen is tensor and then[_GRADED] for seen, then in self._tensors])
 
     def is_same(self) -> bool:
         """Whether every object holds what it held."""

@@ -1,7 +1,7 @@
 """The derivative of a function as a list of operations, one part of them linear in the tangent."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -70,6 +70,9 @@ class LinearProgram:
         direction: "jvp" or "vjp".
         reads: What the function read out of tensors while it ran: its branch depends on them.
         trace_s: Seconds that tracing took.
+        graded: Numbers of constants that came from outside and require gradients.
+        generic: Constants with zeros that are made of these, as they are with other numbers
+            there: only the zeros that are left are zeros for any weights.
     """
 
     nodes: tuple[Node, ...]
@@ -83,11 +86,17 @@ class LinearProgram:
     direction: str
     reads: tuple[Any, ...] = ()
     trace_s: float = 0.0
+    graded: frozenset[int] = frozenset()
+    generic: Mapping[int, Tensor] = field(default_factory=dict)
 
     @cached_property
     def makers(self) -> Mapping[int, Node]:
         """The operation that made each tensor, by its number."""
         return {n: node for node in self.nodes for n in node.outputs if n is not None}
+
+    def for_any_weights(self) -> "LinearProgram":
+        """The program with constants whose zeros are those for any weights."""
+        return replace(self, constants={**self.constants, **self.generic})
 
     @property
     def linear_nodes(self) -> tuple[Node, ...]:

@@ -87,6 +87,7 @@ class Recorder(TorchDispatchMode):
         integers: Integer tensors that depend on the inputs.
         mutates: Whether an operation wrote to a tensor that was there before.
         tangents: Numbers of the vectors that the program is linear in.
+        graded: Numbers of constants that came from outside and require gradients.
     """
 
     # Control flow (torch.cond and its kin) comes as one operation, branches and all.
@@ -102,6 +103,7 @@ class Recorder(TorchDispatchMode):
         self.integers: dict[int, Tensor] = {}
         self.mutates = False
         self.tangents: set[int] = set()
+        self.graded: set[int] = set()
         self._varying: set[int] = set()
         self._recording = object()
         self._foreign: MutableMapping[int, Tensor] = WeakValueDictionary() if is_lean else {}
@@ -232,6 +234,8 @@ class Recorder(TorchDispatchMode):
             self._foreign[number] = tensor
             if not self._is_lean:
                 self.constants[number] = tensor
+            if tensor.requires_grad:
+                self.graded.add(number)
             self._unsorted.append(number)
         return number
 

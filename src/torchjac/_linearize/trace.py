@@ -7,12 +7,14 @@ would lose custom backward passes, `detach` and blocks under `no_grad`.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchjac._linearize.generic import generic_constants
 from torchjac._linearize.program import LinearProgram
 from torchjac._linearize.reads import Reads
 from torchjac._linearize.record import Recorder
@@ -140,6 +142,7 @@ def _program(
         linear=frozenset(),
         direction=direction,
         reads=reads.values,
+        graded=frozenset(recorder.graded),
     )
 
 
@@ -152,4 +155,9 @@ def _finished(
 ) -> LinearProgram:
     if recorder.mutates:
         program = without_writes(program, primals, tangents)
-    return simplified(program, trace_s=perf_counter() - began)
+    found = simplified(program, trace_s=perf_counter() - began)
+    if not program.graded:
+        return found
+    constants = program.constants
+    generic = generic_constants(program.nodes, constants, program.graded, found.constants)
+    return replace(found, generic=generic)

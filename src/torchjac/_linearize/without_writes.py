@@ -54,6 +54,7 @@ def without_writes(
         results = torch.func.functionalize(run)(*primals, *tangents, *given.values())
         numbers = iter([recorder.number_of(t) for t in results])
         outputs = tuple([None if n is None else next(numbers) for n in program.outputs])
+        graded = [recorder.number_of(given[n]) for n in program.graded]
     return replace(
         program,
         nodes=tuple(recorder.nodes),
@@ -63,4 +64,5 @@ def without_writes(
         outputs=outputs,
         constants=recorder.constants,
         integers=recorder.integers,
+        graded=frozenset([n for n in graded if n is not None]),
     )

@@ -78,7 +78,7 @@ def detect(signature: Signature, scope: str = "global") -> Detection:
     """
     program, outputs = linearize(signature)
     began = perf_counter()
-    reading = walk(program, scope)
+    reading = walk(program.for_any_weights(), scope)
     pattern = _joined(signature.api, program, reading.results, outputs)
     constant = np.zeros(pattern.nnz, bool)
     if _entries(reading.varying) < pattern.nnz:

@@ -32,7 +32,7 @@ from torchjac._planner.fit import Fit
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
 from torchjac._planner.probe import REVERSE, random_vector, run
 from torchjac._planner.programs import without_program
-from torchjac._planner.smooth import Verdicts, has_other_sources
+from torchjac._planner.smooth import Verdicts, lacks_derivatives, other_sources
 from torchjac._planner.structure import Request, Scheme, Structure
 from torchjac._torch import pytree
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
@@ -51,6 +51,10 @@ class World(NamedTuple):
     def is_complete(self) -> bool:
         """Whether nothing can change unseen."""
         return self.function.is_complete and self.inputs.is_complete
+
+    def expects_gradients_of(self, tensor: Tensor) -> bool:
+        """Whether a tensor required gradients already, so that its zeros were not counted on."""
+        return any([state.glance.expects_gradients_of(tensor) for state in self])
 
 
 class Known(NamedTuple):
@@ -222,7 +226,8 @@ class Core:
         if fits and (known or not create_graph):
             passes.likes = structure.outputs
             trusted = known is not None and self._is_trusted(known, inputs, signature)
-            entries = self._entries(structure, passes, trusted=trusted, check=check)
+            world = None if known is None else known.world
+            entries = self._entries(structure, passes, world, trusted=trusted, check=check)
         if entries is None:
             structure, passes, entries = self._remade(inputs, passes, reads)
         value = passes.value or Outputs(structure.outputs, structure.tree, None)
@@ -303,14 +308,20 @@ class Core:
         return self.call.is_in(world, inputs, signature.leaves)
 
     def _entries(
-        self, structure: Structure, passes: Passes, *, trusted: bool, check: bool
+        self,
+        structure: Structure,
+        passes: Passes,
+        world: World | None,
+        *,
+        trusted: bool,
+        check: bool,
     ) -> Entries | None:
         """The entries, None where the structure turns out to be that of another function."""
         scheme = self._scheme(structure, passes)
         if scheme is None:
             leaf = passes.signature.leaves[0]
             return Entries(torch.empty(0, dtype=leaf.dtype, device=leaf.device), ())
-        shared = passes.options.create_graph and has_other_sources(passes)
+        shared = other_sources(passes) if passes.options.create_graph else []
         if structure.constant is not None and not shared and _still_constant(structure, passes):
             return Entries(structure.constant.clone(), ())
         trusted = trusted and structure.constant is None
@@ -329,6 +340,10 @@ class Core:
         entries = take_entries(scheme, passes, chunks, certified=check or not trusted)
         size = next((c.bytes for c in structure.candidates if c.is_chosen), 0)
         tell(self.request.api, scheme.sides, chunks, size, "planned")
+        if self.given.pattern is None and world is not None:
+            shared = [source for source in shared if not world.expects_gradients_of(source)]
+        if shared and lacks_derivatives(self.request, structure, passes, shared, entries.values):
+            return None
         if not (check or not trusted):
             return entries
         return self._certified(structure, passes, entries, trusted=trusted)

@@ -14,11 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from torchjac._evaluate.compressed import Passes
 from torchjac._evaluate.direct.runner import Direct
+from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.tape import record
 from torchjac._inputs.warn import warn
+from torchjac._planner.certificate import REMEDIES
+from torchjac._planner.probe import FORWARD, REVERSE, random_vector, run
 from torchjac._planner.structure import Request, Structure
 from torchjac._torch import grad_switch
-from torchjac.errors import FallbackWarning
+from torchjac.errors import FallbackWarning, PatternError
 
 # What makes a tensor that autograd does not follow out of one that it does.
 _HIDING = {
@@ -65,19 +68,20 @@ class _Hidden(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def has_other_sources(passes: Passes) -> bool:
-    """Whether tensors besides the inputs require gradients of what the function returns.
+def other_sources(passes: Passes) -> list[Tensor]:
+    """Tensors besides the inputs that require gradients of what the function returns.
 
     Args:
         passes: The function at one point, with a tape.
 
     Returns:
-        Whether its graph ends anywhere else.
+        Where else its graph ends, each once.
     """
     if passes.tape is None:
-        return False
+        return []
     inputs = passes.tape.inputs
     ends = {id(x) for x in inputs}
+    found: dict[int, Tensor] = {}
     seen: set[Any] = {x.grad_fn for x in inputs if x.grad_fn is not None}
     stack = [y.grad_fn for y in passes.tape.outputs.tensors if y.grad_fn is not None]
     while stack:
@@ -87,9 +91,50 @@ def has_other_sources(passes: Passes) -> bool:
         seen.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in ends:
-            return True
+            found[id(variable)] = variable
         stack += [following for following, _ in node.next_functions if following is not None]
-    return False
+    return list(found.values())
+
+
+def lacks_derivatives(
+    request: Request,
+    structure: Structure,
+    passes: Passes,
+    sources: Sequence[Tensor],
+    values: Tensor,
+) -> bool:
+    """Whether entries have another derivative by some tensors than the function.
+
+    A pattern that was found while a tensor required no gradients takes its zeros for granted, and
+    entries that are zero now may have a derivative by it. A random product shows that.
+
+    Args:
+        request: What the user asked for.
+        structure: With the pattern.
+        passes: The function at one point, differentiable.
+        sources: The tensors.
+        values: The entries, differentiable.
+
+    Returns:
+        Whether a random product of the derivative is another one.
+
+    Raises:
+        PatternError: It is, and the pattern is the user's.
+    """
+    u, v = random_vector(passes, REVERSE), random_vector(passes, FORWARD)
+    product = run(passes, REVERSE, LOOP, u[None])[0]
+    places = (structure.pattern.rows, structure.pattern.indices)
+    rows, columns = [torch.from_numpy(p).to(values.device).long() for p in places]
+    ours = (values * u.to(values)[rows] * v.to(values)[columns]).sum()
+    found, true = [_joined(_gradient(s, sources)) for s in (ours, (product * v.to(product)).sum())]
+    if _alike(found, true):
+        return False
+    if structure.found.source == "detected":
+        return True
+    raise PatternError(
+        f"{request.api}: the pattern lacks entries that are zero, but whose derivative by another "
+        f"tensor that requires gradients is not. {REMEDIES[structure.found.source]}"
+    )
 
 
 class Verdicts:
@@ -171,11 +216,15 @@ def obstacle(direct: Direct, passes: Passes, entries: Callable[[], Tensor]) -> s
     except (RuntimeError, NotImplementedError) as error:
         return f"PyTorch cannot differentiate it: {str(error).strip().splitlines()[0]}"
     for one, other, order in zip(expected, found, ("first", "second"), strict=True):
-        size = one.nan_to_num(0.0, 0.0, 0.0).abs().max() if one.numel() else 0.0
-        allowed = torch.finfo(one.dtype).eps ** ROUNDING_POWER * float(size)
-        if not torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True):
+        if not _alike(other, one):
             return f"its {order} derivative is another one"
     return ""
+
+
+def _alike(found: Tensor, true: Tensor) -> bool:
+    size = true.nan_to_num(0.0, 0.0, 0.0).abs().max() if true.numel() else 0.0
+    allowed = torch.finfo(true.dtype).eps ** ROUNDING_POWER * float(size)
+    return torch.allclose(found, true, rtol=0.0, atol=allowed, equal_nan=True)
 
 
 def _derivatives(values: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
