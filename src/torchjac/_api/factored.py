@@ -21,7 +21,7 @@ from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
-from torchjac._planner.core import Call, World
+from torchjac._planner.core import Call, World, others_of
 from torchjac._planner.factors import BOTH, ONE, Factors, Proof, factorize, proofs
 from torchjac._planner.fit import Fit, fit_of
 from torchjac._planner.probe import FORWARD
@@ -125,7 +125,8 @@ class FactoredPlan(Plan):
     def _is_trusted(self, inputs: Any, signature: Signature) -> bool:
         if self._factors.is_guarded or not self._world.is_complete:
             return False
-        return self._call.is_in(self._world, inputs, signature.leaves)
+        others = others_of(inputs, signature.leaves)
+        return self._call.is_in(self._world, others, signature.leaves)
 
     @property
     def factors(self) -> tuple[SparsityPattern, ...]:

@@ -87,11 +87,10 @@ class Call(NamedTuple):
     def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
         """All that the function can read now, besides what is differentiated."""
         function = state_of(self.func, self._apart())
-        return World(function, state_of(_others(inputs, leaves), leaves))
+        return World(function, state_of(others_of(inputs, leaves), leaves))
 
-    def is_in(self, world: World, inputs: Any, leaves: Sequence[Tensor]) -> bool:
-        """Whether the function can read what it could, as far as can be seen."""
-        others = _others(inputs, leaves)
+    def is_in(self, world: World, others: Sequence[Any], leaves: Sequence[Tensor]) -> bool:
+        """Whether the function can read what it could, in itself and in other inputs."""
         if (others or world.inputs.value) and not world.inputs.still_holds(others, leaves):
             return False
         return world.function.still_holds(self.func, self._apart())
@@ -100,7 +99,7 @@ class Call(NamedTuple):
         return list(self.wrt.parameters()) if isinstance(self.wrt, torch.nn.Module) else ()
 
 
-def _others(inputs: Any, leaves: Sequence[Tensor]) -> list[Any]:
+def others_of(inputs: Any, leaves: Sequence[Tensor]) -> list[Any]:
     """Inputs that are not differentiated."""
     if len(leaves) == 1 and inputs is leaves[0]:
         return []
@@ -164,7 +163,7 @@ class Core:
         lock: Held while any of these change.
         row_schemes: For each branch the scheme for results that can be differentiated.
         smooth: For each branch whether its program can give such results.
-        lone: The signature of a call with one tensor, which is the same each time.
+        plain: The signature of a call with nothing but tensors, which is the same each time.
     """
 
     call: Call
@@ -176,7 +175,7 @@ class Core:
     lock: Any = field(default_factory=RLock)
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
     smooth: Verdicts = field(default_factory=Verdicts)
-    lone: Signature | None = None
+    plain: Signature | None = None
 
     @property
     def main(self) -> Structure:
@@ -188,7 +187,7 @@ class Core:
         # An emitted program stays here too: it holds numbers of what the function reads.
         known = Known(without_program(self.main), None)
         kept = dict(self.__dict__, known=known, branches={}, row_schemes={}, smooth=Verdicts())
-        return dict(kept, lock=None, lone=None)
+        return dict(kept, lock=None, plain=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
@@ -245,17 +244,19 @@ class Core:
         structure, world = self.known
         if structure.direct is None or world is None:
             return None
-        if self.lone is not None and self.fit.is_lone(inputs):
-            signature, leaves = self.lone, (inputs,)
+        plain = None if self.call.wrt is not None else self.fit.plain(inputs)
+        if plain is not None and self.plain is not None:
+            signature, leaves = self.plain, plain
         else:
             signature = self.call.bind(self.request.api, inputs)
             leaves = signature.leaves
             self.fit.refuse(self.request.api, inputs, leaves)
-            if self.call.wrt is None and self.fit.is_lone(inputs):
-                self.lone = signature._replace(leaves=())
-        if not (structure.lies_alike(leaves) and self.call.is_in(world, inputs, leaves)):
+            if plain is not None:
+                self.plain = signature._replace(leaves=())
+        others = others_of(inputs, leaves) if plain is None else ()
+        if not (structure.lies_alike(leaves) and self.call.is_in(world, others, leaves)):
             return None
-        is_lone = signature is self.lone and structure.tree is None
+        is_lone = plain is not None and structure.tree is None and type(inputs) is Tensor
         return Ready(structure, signature, leaves, structure.direct, is_lone)
 
     def _evaluate(self, main: Structure, passes: Passes, with_value: bool) -> tuple[Any, ...]:
@@ -305,7 +306,8 @@ class Core:
         # Who asks for a program by its name trusts what cannot be seen.
         if not (world.is_complete or structure.direct is not None):
             return False
-        return self.call.is_in(world, inputs, signature.leaves)
+        others = others_of(inputs, signature.leaves)
+        return self.call.is_in(world, others, signature.leaves)
 
     def _entries(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -36,13 +37,32 @@ class Fit:
             and (selected is leaves or tuple(map(_kind, selected)) == self.selected)
         )
 
-    def is_lone(self, inputs: Any) -> bool:
-        """Whether the inputs are one ordinary tensor, like the one that is differentiated."""
-        return (
-            type(inputs) is Tensor
-            and self.tree == "tensor"
-            and (inputs.shape, inputs.dtype, inputs.device) == self.selected[0]
-        )
+    def plain(self, inputs: Any) -> tuple[Tensor, ...] | None:
+        """Ordinary tensors that are differentiated, one or a flat tuple of them.
+
+        Args:
+            inputs: Of a call.
+
+        Returns:
+            These tensors if the inputs are such, and like those that the plan was made for; None
+            if that takes a closer look.
+        """
+        if type(inputs) is Tensor:
+            leaves = (inputs,) if self.tree == "tensor" else ()
+        else:
+            leaves = inputs if type(inputs) is tuple and self.is_flat else ()
+        if len(leaves) != len(self.selected):
+            return None
+        for leaf, kind in zip(leaves, self.selected, strict=True):
+            if type(leaf) is not Tensor or (leaf.shape, leaf.dtype, leaf.device) != kind:
+                return None
+        return leaves
+
+    @cached_property
+    def is_flat(self) -> bool:
+        """Whether the inputs are a tuple, all parts of which are differentiated."""
+        flat = pytree.tree_structure((0,) * len(self.selected))
+        return self.tree == flat and self.selected == self.leaves
 
     def refuse(self, api: str, inputs: Any, selected: Sequence[Tensor]) -> None:
         """Raise an error that lists every part, unless it matches."""

@@ -72,16 +72,24 @@ def rebuild(structure: Structure, signature: Signature, request: Request, values
     Returns:
         A tensor, or the tree of the outputs with the tree of the inputs in each place.
     """
-    dtypes = structure.dtypes
-    blocks = [
-        [where.assemble(_as(values, dtype)) for where, dtype in zip(row, dtypes, strict=True)]
-        for row in structure.arrangements
-    ]
+    blocks = _blocks(structure, values)
     if request.flat:
         return blocks[0][0]
     if request.order == 2:
         return signature.nest([signature.nest(row) for row in blocks])
     return signature.rebuild(Outputs(structure.outputs, structure.tree, None), blocks)
+
+
+def _blocks(structure: Structure, values: Tensor) -> list[list[Tensor]]:
+    """A row of tensors for each output."""
+    dtypes, mosaic = structure.dtypes, structure.mosaic
+    if mosaic is not None:
+        found, width = mosaic.blocks(_as(values, dtypes[0])), len(dtypes)
+        return [found[start : start + width] for start in range(0, len(found), width)]
+    return [
+        [where.assemble(_as(values, dtype)) for where, dtype in zip(row, dtypes, strict=True)]
+        for row in structure.arrangements
+    ]
 
 
 def refill(structure: Structure, request: Request, values: Tensor, out: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torchjac._inputs.checks import Layout
 from torchjac._inputs.storage import is_part
 from torchjac._layout.arrange import Arrangement
 from torchjac._layout.decompress import Decompressor
+from torchjac._layout.mosaic import Mosaic, mosaic_of
 from torchjac._linearize.cost import Cost
 from torchjac._pattern.pattern import SparsityPattern
 
@@ -189,6 +191,12 @@ class Structure:
     direct: Direct | None = None
     emit_s: float = 0.0
     strides: tuple[tuple[int, ...], ...] | None = None
+
+    @cached_property
+    def mosaic(self) -> Mosaic | None:
+        """How entries are cut into dense blocks, if that is all there is to do."""
+        places = [where for row in self.arrangements for where in row]
+        return mosaic_of(places) if len(places) > 1 and len(set(self.dtypes)) == 1 else None
 
     @property
     def needs_passes(self) -> bool:
