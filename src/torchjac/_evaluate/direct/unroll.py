@@ -76,6 +76,10 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
     shapes = [program.values[n].shape for node in program.nodes for n in node.inputs]
     if any([0 in shape for shape in shapes]):
         return program
+    narrow = [node for node in program.nodes if _is_narrow(node, program.values)]
+    before = _cost(program.nodes, program.values, speed)
+    if _cost(narrow, program.values, speed) < (1 - _FASTER) * before:  # even if nothing were left
+        return program
     writer = Writer(program, device)
     for node in program.nodes:
         results = _written_out(writer, node)
@@ -88,7 +92,7 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
     outputs = tuple([None if n is None else writer.whole(n).number for n in program.outputs])
     builder = writer.builder
     nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, outputs)
-    if _cost(nodes, builder.values, speed) > _FASTER * _cost(program.nodes, program.values, speed):
+    if _cost(nodes, builder.values, speed) > _FASTER * before:
         return program
     return replace(
         program,
@@ -97,6 +101,12 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
         constants=builder.constants,
         outputs=outputs,
     )
+
+
+def _is_narrow(node: Node, values: Sequence[Value]) -> bool:
+    """Whether an operation has narrow axes."""
+    numbers = [n for n in (*node.inputs, *node.outputs) if n is not None]
+    return any([1 < length <= NARROW for n in numbers for length in values[n].shape])
 
 
 def _cost(nodes: Sequence[Node], values: Sequence[Value], speed: Speed) -> float:
