@@ -497,6 +497,14 @@ CASES = {
             "reverse-mode/vmap: the batching rule of CdistBackward0 gives wrong numbers",
         ),
     ),
+    "fallback: a batched backward pass whose derivative is wrong": Case(
+        lambda: jacobian(lambda x: x * torch.det(x.view(1, 2).T @ x.view(1, 2)), x2(), True),
+        errors.FallbackWarning,
+        (
+            "jacobian: computed by reverse-mode/loop",
+            "reverse-mode/vmap: the batching rule of LinalgDetBackward0 gives wrong numbers",
+        ),
+    ),
     "disagreement": Case(
         lambda: jacobian(lambda x: WrongJvp.apply(x).repeat(20), x2()),
         errors.DisagreementWarning,

@@ -70,6 +70,9 @@ _CPU = torch.device("cpu")
 
 # The rule for a backward pass of torch.cdist with one batched argument mixes up its rows.
 _BATCHED_WRONGLY = ("CdistBackward",)
+# Under vmap, and under any mode that listens, the backward pass of torch.det takes singular values,
+# whose derivative has no value where two of them are equal (PyTorch issue 192521).
+_TWICE_WRONGLY = ("LinalgDetBackward",)
 _forward_lock = RLock()
 _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
@@ -393,14 +396,19 @@ def coarsest_eps(outputs: Sequence[Tensor]) -> float:
     return max(known, default=0.0)
 
 
-def refuse_wrong_batching(node_names: Set[str]) -> None:
+def refuse_wrong_batching(node_names: Set[str], *, create_graph: bool = False) -> None:
     """Refuse to batch a graph with a node whose batching rule is wrong, in PyTorch 2.13.
+
+    Args:
+        node_names: Kinds of nodes in the graph.
+        create_graph: Whether its products are to be differentiated themselves.
 
     Raises:
         NotImplementedError: There is one.
     """
+    wrong = _BATCHED_WRONGLY + _TWICE_WRONGLY * create_graph
     for name in node_names:
-        if name.startswith(_BATCHED_WRONGLY):
+        if name.startswith(wrong):
             raise NotImplementedError(f"the batching rule of {name} gives wrong numbers")
 
 

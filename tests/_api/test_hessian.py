@@ -418,6 +418,22 @@ def test_a_differentiable_jacobian_has_the_right_derivative(name, strategy):
     )
 
 
+@pytest.mark.parametrize("memory", [None, 4000])
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
+def test_differentiable_determinants_where_singular_values_are_equal(memory):
+    x = RAMP[:4].clone().requires_grad_()
+
+    def func(x):
+        return x * torch.det(EYE + torch.outer(x, x))
+
+    found = torchjac.jacobian(func, x, create_graph=True, memory=memory)
+    known = torchjac.jacobian(lambda x: x * (1 + x.square().sum()), x, create_graph=True)
+
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), x), torch.autograd.grad(known.square().sum(), x)
+    )
+
+
 @every_treacherous
 @every_strategy
 @pytest.mark.filterwarnings("ignore::torchjac.errors.DisagreementWarning")

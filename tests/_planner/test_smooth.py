@@ -292,3 +292,18 @@ def test_a_constant_jacobian_has_derivatives_by_weights():
     found = torchjac.plan(layer, point(3))(point(3), create_graph=True)
     expected = torch.linspace(1.0, 2.0, 9, dtype=F64).view(3, 3)
     torch.testing.assert_close(gradient_by(layer.weight, found), expected)
+
+
+def determinants(x):
+    """Of a matrix with equal singular values: 1 + x^2, times x."""
+    return x * torch.det(torch.outer(x, x) + torch.eye(len(x), dtype=x.dtype))
+
+
+@pytest.mark.parametrize("backend", ["eager", "replay"])
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
+def test_determinants_have_a_second_derivative_where_singular_values_are_equal(backend):
+    x = point(4).requires_grad_()
+    made = torchjac.plan(determinants, x.detach(), layout=torch.strided, backend=backend)
+    found = torch.autograd.grad(weighed(made(x, create_graph=True)), x)
+    known = torch.func.jacrev(lambda x: x * (1 + x.square().sum()))(x)
+    torch.testing.assert_close(found, torch.autograd.grad(weighed(known), x))

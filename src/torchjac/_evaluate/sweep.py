@@ -150,7 +150,7 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
         size = chunks.next_size(total - start)
         stop = start + size
         try:
-            part = _measured(run, start, stop, total, chunks)
+            part = _measured(run, start, stop, total, chunks, differentiable=differentiable)
         except Exception as error:
             if size <= 1 or not is_out_of_memory(error):
                 raise
@@ -172,14 +172,15 @@ def sweep(total: int, run: Pass, chunks: Chunks, *, differentiable: bool) -> lis
 
 
 def _measured(
-    run: Pass, start: int, stop: int, total: int, chunks: Chunks
+    run: Pass, start: int, stop: int, total: int, chunks: Chunks, *, differentiable: bool
 ) -> Sequence[Tensor | None]:
     if stop - start == total or not chunks.measures():
         return run(start, stop)
     with MemoryMeter() as meter:
         part = run(start, stop)
     chunks.learn(stop - start, meter.peak_bytes)
-    return part
+    # Some backward passes are differentiated in another, worse way if a mode listened to them.
+    return run(start, stop) if differentiable else part
 
 
 def owned(pieces: Sequence[Tensor | None], differentiable: bool) -> list[Tensor | None]:

@@ -90,8 +90,16 @@ class Tape:
 
         if not stacked:
             return list(run(seeds))
-        refuse_wrong_batching(self.survey().node_names)
+        self.refuse_batching(create_graph=create_graph)
         return batched(run, seeds)
+
+    def refuse_batching(self, *, create_graph: bool) -> None:
+        """See whether products may be taken together, to be differentiated themselves or not.
+
+        Raises:
+            NotImplementedError: PyTorch would give wrong numbers.
+        """
+        refuse_wrong_batching(self.survey().node_names, create_graph=create_graph)
 
     def survey(self) -> GraphSurvey:
         """See `Linearized.survey`."""

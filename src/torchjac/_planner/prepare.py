@@ -12,7 +12,7 @@ from torchjac._coloring.coloring import Coloring, Kind
 from torchjac._coloring.select import color_pattern
 from torchjac._evaluate.compressed import Passes, common_dtype
 from torchjac._evaluate.differentiate import Point, evaluate, explain_refusals, look_for_zeros
-from torchjac._evaluate.ladder import Rung
+from torchjac._evaluate.ladder import LOOP, Rung
 from torchjac._evaluate.memory import bound_of_seed
 from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
@@ -321,9 +321,12 @@ def rows_scheme(structure: Structure, passes: Passes) -> Scheme | None:
         The plan's own scheme where it is one.
     """
     scheme = structure.scheme
-    if scheme is None or all(side.mode == REVERSE for side in scheme.sides):
+    if scheme is None:
         return scheme
-    method = structure.methods.get(REVERSE) or probe(passes, REVERSE).method
+    method = _method_of_rows(structure, passes)
+    if all(side.mode == REVERSE for side in scheme.sides):
+        sides = tuple([side._replace(method=method) for side in scheme.sides])
+        return replace(scheme, sides=sides)
     coloring = scheme.coloring
     if coloring.kind not in SYMMETRIC:
         coloring = color_pattern(structure.pattern, "row")
@@ -331,3 +334,18 @@ def rows_scheme(structure: Structure, passes: Passes) -> Scheme | None:
     size = next((s.chunk_size for s in scheme.sides), None)
     side = Side(REVERSE, method, count, size)
     return Scheme(coloring, (side,), decompressor(coloring))
+
+
+def _method_of_rows(structure: Structure, passes: Passes) -> str:
+    """How differentiable products by reverse mode are run: some may not be batched then."""
+    method = structure.methods.get(REVERSE)
+    try:
+        if method not in (None, LOOP) and passes.tape is not None:
+            passes.tape.refuse_batching(create_graph=True)
+    except NotImplementedError:
+        method = None
+    if method is not None:
+        return method
+    probed = probe(passes, REVERSE)
+    _explain(passes.signature.api, [probed])
+    return probed.method
