@@ -183,13 +183,15 @@ def _compacted(pieces: Sequence[Piece]) -> Iterator[Piece]:
 def _gathered(pieces: Sequence[Piece], count: int) -> Tensor:
     """The values by their places, added up where several belong to one."""
     places = np.concatenate([piece.places.ravel() for piece in pieces])
-    source = torch.cat([piece.values.reshape(-1) for piece in pieces])
+    parts = [piece.values.reshape(-1) for piece in pieces]
+    source = parts[0] if len(parts) == 1 else torch.cat(parts)
     live = np.flatnonzero(places >= 0)
     order = live[np.argsort(places[live], kind="stable")]
     if len(order) == count:
-        return source[index_tensor(order, source)]
+        return source.index_select(0, index_tensor(order, source))
     where = index_tensor(places[order], source)
-    return source.new_zeros(count).index_add(0, where, source[index_tensor(order, source)])
+    picked = source.index_select(0, index_tensor(order, source))
+    return source.new_zeros(count).index_add(0, where, picked)
 
 
 def _permuted(piece: Piece, count: int) -> Tensor | None:

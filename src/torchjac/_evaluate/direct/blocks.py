@@ -1,9 +1,9 @@
 """Slices of partial derivatives that a tensor carries, and the inputs they belong to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,18 @@ _MOST_ADDED = 128
 _MOST_COMPARED = 64
 
 
+class Factors(NamedTuple):
+    """Derivatives as products of known numbers and of what all derivatives of an element share.
+
+    Attributes:
+        weights: The same at every x, shape (k, *S).
+        shared: Gives the other factor, shape S. It is a function, since few ask.
+    """
+
+    weights: Tensor
+    shared: Callable[[], Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """Partial derivatives of a tensor of shape S by one input element each.
@@ -30,10 +42,12 @@ class Block:
         index: Number of the input element, counted from 1; 0 where the derivative is zero. int32,
             shape (k, *S).
         values: The derivatives, shape (k, *S).
+        factors: What they are products of, where that is known.
     """
 
     index: IntArray
     values: Tensor
+    factors: Factors | None = None
 
     @property
     def slices(self) -> int:
@@ -93,30 +107,24 @@ def merged(block: Block) -> Block:
     Returns:
         A block with fewer slices, or the same.
     """
-    groups = _compatible(block.index.reshape(block.slices, -1))
+    groups = compatible(block.index.reshape(block.slices, -1))
     count = int(groups.max(initial=-1)) + 1
     if count == block.slices:
         return block
-    return Block(_united(block.index, groups, count), _sums(block.values, groups, count))
+    return Block(united(block.index, groups, count), sums(block.values, groups, count))
 
 
-def merged_slices(index: IntArray, slices: Sequence[Tensor]) -> Block:
-    """Slices added up that never name different inputs for one element.
+def united(index: IntArray, groups: IntArray, count: int) -> IntArray:
+    """The inputs that the slices of each group name.
 
     Args:
-        index: Of all slices, shape (k, *S).
-        slices: Their derivatives, k tensors of shape S.
+        index: Of slices that go together, shape (k, *S).
+        groups: Group of each slice, shape (k,).
+        count: Number of groups.
 
     Returns:
-        A block with as many slices or fewer.
+        int32, shape (count, *S).
     """
-    groups = _compatible(index.reshape(len(index), -1))
-    count = int(groups.max(initial=-1)) + 1
-    return Block(_united(index, groups, count), _sums(slices, groups, count))
-
-
-def _united(index: IntArray, groups: IntArray, count: int) -> IntArray:
-    """The inputs that the slices of each group name."""
     united = np.zeros((count, *index.shape[1:]), np.int32)
     for slice_index, group in zip(index, groups, strict=True):
         np.maximum(united[group, ...], slice_index, out=united[group, ...])
@@ -135,7 +143,7 @@ def compacted(blocks: Sequence[Block]) -> list[Block]:
     if len(blocks) < 2 or sum([block.slices for block in blocks]) > _MOST_ADDED:
         return list(blocks)
     slices = [Block(b.index[s, None], b.values[s, None]) for b in blocks for s in range(b.slices)]
-    groups = _compatible(np.concatenate([s.index.reshape(1, -1) for s in slices]))
+    groups = compatible(np.concatenate([s.index.reshape(1, -1) for s in slices]))
     if groups.max(initial=-1) + 1 == len(slices):
         return list(blocks)
     members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
@@ -146,8 +154,17 @@ def _overlaid(a: Block, b: Block) -> Block:
     return Block(np.maximum(a.index, b.index), a.values + b.values)
 
 
-def _sums(slices: Tensor | Sequence[Tensor], groups: IntArray, count: int) -> Tensor:
-    """Slices added up by group: one by one where they are few, which a compiler can fuse."""
+def sums(slices: Tensor | Sequence[Tensor], groups: IntArray, count: int) -> Tensor:
+    """Slices added up by group: one by one where they are few, which a compiler can fuse.
+
+    Args:
+        slices: Tensors of one shape S.
+        groups: Group of each slice, shape (k,).
+        count: Number of groups.
+
+    Returns:
+        Shape (count, *S).
+    """
     if len(groups) > _MOST_ADDED:
         values = slices if isinstance(slices, Tensor) else torch.stack(list(slices))
         where = torch.from_numpy(groups).to(values.device)
@@ -157,7 +174,15 @@ def _sums(slices: Tensor | Sequence[Tensor], groups: IntArray, count: int) -> Te
     return torch.stack([reduce(torch.add, [parts[m] for m in member]) for member in members])
 
 
-def _compatible(rows: IntArray) -> IntArray:
+def compatible(rows: IntArray) -> IntArray:
+    """Which slices go together, since they never name different inputs for one element.
+
+    Args:
+        rows: Index of each slice, shape (k, n).
+
+    Returns:
+        The group of each slice, shape (k,), counted from 0.
+    """
     # Rows of a group agree wherever both are not zero, so at the element that most rows have an
     # input for they name the same or one of them none: only such rows are compared.
     if not rows.size:

@@ -1,16 +1,19 @@
 """Convolutions of derivatives: each tap of the kernel moves them by a step."""
 
-from itertools import product
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from torchjac._evaluate.direct.blocks import Block, merged_slices
+from torchjac._evaluate.direct.blocks import Block, compatible, sums, united
+from torchjac._evaluate.direct.patches import Landing, by_patches
+from torchjac._evaluate.direct.taps import padded, through_taps
 from torchjac._local.algebra import Convolve
 from torchjac._pattern.windows import windows
+
+# Zeros around a tensor may make it so many times as large before it is multiplied.
+_MOST_AROUND = 1.5
 
 
 def convolved(block: Block, convolve: Convolve, weight: Tensor) -> Block:
@@ -24,33 +27,85 @@ def convolved(block: Block, convolve: Convolve, weight: Tensor) -> Block:
     Returns:
         Derivatives of the result. Channels are summed at once where they share their inputs.
     """
+    groups, space = convolve.groups, convolve.shape[2:]
+    batch, channels, *given = block.shape
+    index = block.index.reshape(block.slices, batch, groups, channels // groups, *given)
+    shares = bool((index == index[:, :, :, :1]).all())
+    if shares:
+        index = index[:, :, :, :1]
+    # (taps, slices, channels or 1, batch, groups, *space)
+    seen = np.moveaxis(windows(index, convolve), (-1, 3), (0, 2))
+    rows = seen.reshape(-1, batch, groups, *space)
+    group_of = compatible(rows.reshape(len(rows), -1))
+    count = int(group_of.max(initial=-1)) + 1
+    joint = united(rows, group_of, count)
+    landing = Landing(seen, group_of.reshape(seen.shape[:3]), joint, tuple(given))
+    outputs = convolve.shape[1] // groups
+    wide = np.repeat(joint[:, :, :, None], outputs, axis=3)
+    kernel = _kernel(weight, convolve)
+    values = by_patches(block, convolve, kernel, landing)
+    if values is None:
+        apart = _apart(block, convolve, kernel, shares=shares)
+        slices = [part for tap in apart for part in tap.reshape(-1, *convolve.shape).unbind()]
+        values = sums(slices, group_of, count)
+    return Block(wide.reshape(count, *convolve.shape), values.reshape(count, *convolve.shape))
+
+
+def _apart(block: Block, convolve: Convolve, kernel: Tensor, *, shares: bool) -> list[Tensor]:
+    """What reaches each element of the result through each tap.
+
+    Args:
+        block: Derivatives of the argument.
+        convolve: The convolution.
+        kernel: Its kernel, shape (groups, out, in, taps).
+        shares: Whether channels share their inputs, and are summed.
+
+    Returns:
+        For each tap, shape (k, batch, groups, out, *space); k channels if they are not summed.
+    """
     groups = convolve.groups
     batch, channels, *space = block.shape
-    index = block.index.reshape(block.slices, batch, groups, channels // groups, *space)
-    values = block.values.reshape(block.slices, batch, groups, channels // groups, prod(space))
-    kernel = _kernel(weight, convolve)
-    if (index == index[:, :, :, :1]).all():
-        values = _summed(values, kernel)
-        index = index[:, :, :, :1]
+    values = block.values.reshape(block.slices, batch, groups, channels // groups, *space)
+    taps = prod(convolve.kernel[2:])
+    if not convolve.transposed and prod(convolve.stride) > 1:  # most elements miss most taps
+        given = torch.stack(through_taps([padded(values, convolve)] * taps, convolve))
+        return list(_products(given, kernel, shares=shares))
+    around = padded(values, convolve) if not convolve.transposed else values
+    if around.numel() > _MOST_AROUND * values.numel() or convolve.transposed:
+        parts = _products(values[None], kernel, shares=shares)
+        return through_taps(padded(parts, convolve), convolve)
+    # Zeros that are there before need no care afterwards.
+    return through_taps(_products(around[None], kernel, shares=shares), convolve)
+
+
+def _products(values: Tensor, kernel: Tensor, *, shares: bool) -> Tensor:
+    """The derivatives times each tap.
+
+    Args:
+        values: For each tap, or for all, shape (taps or 1, slices, batch, groups, in, *space).
+        kernel: Shape (groups, out, in, taps).
+        shares: Whether channels are summed; else each is a slice by itself.
+
+    Returns:
+        Shape (taps, slices, batch, groups, out, *space).
+    """
+    each, slices, batch, groups, channels, *space = values.shape
+    _, outputs, _, taps = kernel.shape
+    if not shares:
+        values = values.expand(taps, *values.shape[1:]).flatten(5)
+        apart = torch.einsum("tkbgcp,goct->tkcbgop", values, kernel)
+        return apart.flatten(1, 2).unflatten(-1, space)
+    flat = values.movedim((3, 4), (1, 2)).reshape(each * groups, channels, -1)
+    weights = kernel.permute(3, 0, 1, 2)  # (taps, groups, out, in)
+    if each == 1:  # all taps at once
+        weights = weights.transpose(0, 1)
+    rows = weights.numel() // (len(flat) * channels)
+    sums = weights.reshape(len(flat), rows, channels) @ flat
+    if each == 1:
+        sums = sums.reshape(groups, taps, outputs, slices, batch, *space).transpose(0, 1)
     else:
-        values = torch.einsum("kbgcp,goct->tkcbgop", values, kernel).flatten(1, 2)
-        index = np.moveaxis(index, 3, 1).reshape(-1, batch, groups, 1, *space)
-    outputs = convolve.shape[1] // groups
-    index = np.broadcast_to(index, (len(index), batch, groups, outputs, *space))
-    index = np.moveaxis(windows(index, convolve), -1, 0).reshape(-1, *convolve.shape)
-    taps = _taps(values.unflatten(-1, space), convolve)
-    slices = [part for tap in taps for part in tap.reshape(-1, *convolve.shape).unbind()]
-    return merged_slices(index, slices)
-
-
-def _summed(values: Tensor, kernel: Tensor) -> Tensor:
-    """Sums over channels, shape (taps, slices, batch, groups, out, points), as one product."""
-    slices, batch, groups, channels, points = values.shape
-    flat = values.permute(2, 3, 0, 1, 4).reshape(groups, channels, -1)
-    outputs, taps = kernel.shape[1], kernel.shape[3]
-    weights = kernel.permute(0, 3, 1, 2).reshape(groups, taps * outputs, channels)
-    sums = (weights @ flat).reshape(groups, taps, outputs, slices, batch, points)
-    return sums.permute(1, 3, 4, 0, 2, 5)
+        sums = sums.reshape(taps, groups, outputs, slices, batch, *space)
+    return sums.movedim((1, 2), (3, 4))
 
 
 def _kernel(weight: Tensor, convolve: Convolve) -> Tensor:
@@ -61,46 +116,3 @@ def _kernel(weight: Tensor, convolve: Convolve) -> Tensor:
     flipped = weight.flip(tuple(range(2, weight.dim())))
     inputs = convolve.kernel[0] // groups
     return flipped.reshape(groups, inputs, -1, count).transpose(1, 2)
-
-
-def _taps(values: Tensor, convolve: Convolve) -> list[Tensor]:
-    """What reaches each element of the result through each tap; the taps come first in `values`."""
-    size, dilation = convolve.kernel[2:], convolve.dilation
-    before, stride = convolve.padding, convolve.stride
-    rank = len(size)
-    if convolve.transposed:
-        values = _spread(values, stride)
-        spans = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
-        before = tuple([s - p for s, p in zip(spans, before, strict=True)])
-        stride = (1,) * rank
-    space = convolve.shape[2:]
-    reach = [
-        (n - 1) * s + (k - 1) * d + 1
-        for n, s, k, d in zip(space, stride, size, dilation, strict=True)
-    ]
-    after = [r - b - n for r, b, n in zip(reach, before, values.shape[-rank:], strict=True)]
-    pads = [p for pair in zip(before[::-1], after[::-1], strict=True) for p in pair]
-    padded = F.pad(values, pads)
-    return [
-        part[
-            (
-                ...,
-                *[
-                    slice(t * d, t * d + (n - 1) * s + 1, s)
-                    for t, d, n, s in zip(tap, dilation, space, stride, strict=True)
-                ],
-            )
-        ]
-        for part, tap in zip(padded, product(*map(range, size)), strict=True)
-    ]
-
-
-def _spread(values: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The values with zeros between them."""
-    first = values.dim() - len(stride)
-    for dim, step in enumerate(stride, first):
-        length = values.shape[dim]
-        zeros = [torch.zeros_like(values)] * (step - 1)
-        values = torch.stack([values, *zeros], dim + 1).flatten(dim, dim + 1)
-        values = values.narrow(dim, 0, (length - 1) * step + 1)
-    return values

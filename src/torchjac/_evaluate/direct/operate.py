@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.blocks import Block, Factors
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import Ref, map_refs
 from torchjac._local.call import Call
@@ -97,6 +97,32 @@ class Operation:
             return tensor.expand(count, *tensor.shape).flatten(0, 1)
 
         return self._run(fetch).unflatten(0, (count, samples))
+
+    def factors(
+        self, number: int, block: Block, values: Tensor, is_constant: Callable[[Tensor], bool]
+    ) -> Factors | None:
+        """What the derivatives of an elementwise operation are products of.
+
+        Args:
+            number: Of its tangent.
+            block: Derivatives of that.
+            values: Those of its result.
+            is_constant: Whether a tensor is the same at every x.
+
+        Returns:
+            Weights are those of `block`, or its derivatives if they are the same at every x. None
+            if there are no such, or shape or dtype change.
+        """
+        known = block.factors
+        if known is None and is_constant(block.values):
+            like = torch.ones((), dtype=values.dtype, device=values.device)
+            known = Factors(block.values, lambda: like.expand(block.shape))
+        given = block.values
+        is_kept = values.shape == given.shape and values.dtype == given.dtype
+        if known is None or not is_kept or values.is_complex() or is_constant(values):
+            return None
+        weights, shared = known
+        return Factors(weights, lambda: self.on({number: shared()}))
 
     def is_linear(self) -> bool:
         """Whether multiples of random tangents give the same multiples of a result.

@@ -241,8 +241,12 @@ class Transport:
 
     def _apply(self, terms: Sequence[Term], block: Block) -> Block:
         """The operation on each slice, where no two inputs meet in one element."""
-        values = self._operation.on_slices({terms[0].source.number: block})
-        return Block(self._indices(terms, block), values)
+        number = terms[0].source.number
+        values = self._operation.on_slices({number: block})
+        factors = None
+        if terms[0].maps and {type(m) for m in terms[0].maps} == {Scale}:
+            factors = self._operation.factors(number, block, values, self._is_constant)
+        return Block(self._indices(terms, block), values, factors)
 
     def _indices(self, terms: Sequence[Term], block: Block) -> np.ndarray:
         parts = [[extremes(index, t.maps).high for index in block.index] for t in terms]
