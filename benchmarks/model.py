@@ -21,8 +21,8 @@ BACKENDS = {"eager": EAGER, "replay": REPLAY, "inductor": INDUCTOR}
 REFILL = "plan, inductor, out="
 COMPILED = ", compiled"
 
-# In place of a row: who broke a process, so that it has to be started again without them.
-BROKEN = "broken"
+# What a line of a process holds: a row, who is tried next, or what torchjac could not do.
+ROW, TRYING, FAILED = "row", "trying", "failed"
 
 
 @dataclass(frozen=True)

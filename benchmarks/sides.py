@@ -1,27 +1,34 @@
 """Run requests in processes of their own, torchjac's and those of other libraries."""
 
-import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
-from benchmarks.model import ASDEX, BROKEN, CASADI, SCIPY, Measured, Row, row_from
+from benchmarks.listen import listen
+from benchmarks.model import (
+    ASDEX,
+    CASADI,
+    FAILED,
+    ROW,
+    SCIPY,
+    TRYING,
+    Measured,
+    Row,
+    row_from,
+)
 from benchmarks.request import Asked, Request
 
 ROOT = Path(__file__).resolve().parents[1]
 # The environment of asdex and CasADi, in which `make bench` leaves a mark when it is complete.
 PEERS = ROOT / os.environ.get("TORCHJAC_BENCH_PEERS", ".venv-bench")
 OWN = Path(sys.executable)
-# Seconds a process may take for each problem before it is ended, whatever it is doing.
-TIMEOUT_S = 900
-# Lines of what a process said when it failed.
-MOST_LINES = 3
+# Seconds that a process may be silent before it is ended, whatever it is doing: a contender that
+# Python can interrupt is stopped before.
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -90,71 +97,80 @@ class Sides:
         Returns:
             A row for each that torchjac's process came through.
         """
-        rows: list[Row] = []
-        left = list(request.asked)
-        while left:
-            one = replace(request, asked=tuple(left))
-            told = [json.loads(line) for line in self._lines(OWN, "benchmarks.torch_side", one)]
-            broken = told.pop() if told and BROKEN in told[-1] else None
-            rows += map(row_from, told)
-            left = left[len(told) :]
-            if broken is None:
-                break
-            without = {**left[0].without, broken[BROKEN]: broken["why"]}
-            left[0] = replace(left[0], without=without)
-        if left:
-            names = ", ".join(asked.title for asked in left)
-            self.failures.append(f"not measured, torchjac's process ended before: {names}")
+        rows = self._own(request)
+        solved = replace(request, asked=tuple([request.asked[k] for k in sorted(rows)]))
+        found = [rows[k] for k in sorted(rows)]
         for peer in ALL_PEERS:
-            self._join(peer, request, rows)
+            self._join(peer, solved, found)
+        return found
+
+    def _own(self, request: Request) -> dict[int, Row]:
+        """Rows of torchjac's process, by the number of the problem.
+
+        Whoever takes part when the process dies is left out when it is started again; where nobody
+        does, or has before, the problem is.
+        """
+        rows: dict[int, Row] = {}
+        left = dict(enumerate(request.asked))
+        while left:
+            trying = ""
+
+            def hear(line: dict[str, Any], left: dict[int, Asked] = left) -> None:
+                nonlocal trying
+                if ROW in line:
+                    number = next(iter(left))
+                    rows[number] = row_from(line[ROW])
+                    self.tell(f"{left.pop(number).title}: torchjac and PyTorch have answered")
+                elif FAILED in line:
+                    self.failures.append(f"{line[FAILED]}: {line['why']}")
+                trying = line.get(TRYING, "")
+
+            why = self._listen(OWN, "benchmarks.torch_side", request, left.values(), hear)
+            if not left:
+                break
+            number, broken = next(iter(left.items()))
+            why = why or "its process ended too early"
+            self.failures.append(f"{broken.title}, {trying or 'as a whole'}: {why}")
+            if trying and trying not in broken.without:
+                left[number] = replace(broken, without={**broken.without, trying: why})
+            else:
+                del left[number]
         return rows
 
     def _join(self, peer: Peer, request: Request, rows: list[Row]) -> None:
         """Let one more library solve what it can, and add what it reports to the rows."""
-        places = [k for k, asked in enumerate(request.asked[: len(rows)]) if peer.takes(asked)]
-        told: list[Mapping[str, Any]] = []
-        why = self.absent.get(peer.library, "")
-        if places and not why:
-            one = replace(request, asked=tuple([request.asked[k] for k in places]))
-            told = [json.loads(line) for line in self._lines(peer.python, peer.module, one)]
-            why = "its process ended before the answer: too little memory or time"
-        told += [{"absent": why}] * (len(places) - len(told))
-        for k, found in zip(places, told, strict=True):
-            rows[k] = _joined(rows[k], peer.library, found)
+        left = {k: asked for k, asked in enumerate(request.asked) if peer.takes(asked)}
+        absent = self.absent.get(peer.library, "")
+        while left and not absent:
 
-    def _lines(self, python: Path, module: str, request: Request) -> list[str]:
-        """What a process prints: a line for each problem, fewer if it fails."""
+            def hear(line: dict[str, Any], left: dict[int, Asked] = left) -> None:
+                number = next(iter(left))
+                rows[number] = _joined(rows[number], peer.library, line)
+                self.tell(f"{left.pop(number).title}: {peer.library} has answered")
+
+            why = self._listen(peer.python, peer.module, request, left.values(), hear)
+            if left:
+                number = next(iter(left))
+                why = why or "its process ended too early"
+                rows[number] = _joined(rows[number], peer.library, {"absent": why})
+                self.failures.append(f"{left.pop(number).title}, {peer.library}: {why}")
+        for number in left:
+            rows[number] = _joined(rows[number], peer.library, {"absent": absent})
+
+    def _listen(
+        self,
+        python: Path,
+        module: str,
+        request: Request,
+        asked: Iterable[Asked],
+        hear: Callable[[dict[str, Any]], None],
+    ) -> str:
+        """Hear what a process says of some of the problems; why it ended, if not well."""
         file = self.folder / "request.json"
-        request.write(file)
+        replace(request, asked=tuple(asked)).write(file)
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
         command = [str(python), "-m", module, str(file), str(self.folder)]
-        lines: list[str] = []
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=ROOT,
-                env=environment(cache),
-            )
-            watchdog = Timer(TIMEOUT_S * len(request.asked), process.kill)
-            watchdog.start()
-            try:
-                for line in process.stdout or ():
-                    lines.append(line)
-                    self.tell(f"{module}: {len(lines)} of {len(request.asked)} answered")
-                process.wait()
-            finally:
-                watchdog.cancel()
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-            errors.seek(0)
-            said = " / ".join(errors.read().strip().splitlines()[-MOST_LINES:])
-        if process.returncode != 0:
-            self.failures.append(f"{module} ended with {process.returncode}: {said}")
-        return lines
+        return listen(command, ROOT, environment(cache), PATIENCE_S, hear)
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -67,6 +67,17 @@ class Samples:
         return Samples({r: base + (t - base) / share for r, t in self.by_round.items()})
 
 
+def set_aside() -> None:
+    """Take all that lives out of the sight of Python's collector.
+
+    With PyTorch loaded, each of its rounds looks through a million objects, and there is one before
+    each call of which the memory is told. What is set aside is seen again at the next such call.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
     """Time all calls, round by round.
 
@@ -122,11 +133,9 @@ def _block(call: Call, repeats: int, clock: Callable[[], float]) -> float:
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
     """Keep Python's collector of cycles out of what is timed; called by hand, it stays quick."""
-    gc.collect()
-    gc.freeze()
+    set_aside()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-        gc.unfreeze()

@@ -1,19 +1,27 @@
 """A process in which torchjac and PyTorch solve problems: compare the answers, then measure.
 
 `python -m benchmarks.torch_side REQUEST FOLDER` reads what is asked of it from a JSON file, leaves
-the answers that other libraries are held against in a folder, and prints a line for each problem.
+the answers that other libraries are held against in a folder, and prints a line for each problem,
+and one before each contender, so that if the process dies one knows of whom.
 """
 
+import gc
 import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C import (
+    _dispatch_tls_local_exclude_set,
+    _dispatch_tls_local_include_set,
+    _ForceDispatchKeyGuard,
+)
 from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth
 from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
@@ -24,10 +32,10 @@ from benchmarks import ours, problems, torch_ways
 from benchmarks.alone import OutOfTimeError, growth_bytes, limit, measured, one_core, timed
 from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
 from benchmarks.contender import Contender, Ready, UnableError, compiled
-from benchmarks.model import BROKEN, TORCHJAC, Measured, Row
+from benchmarks.model import FAILED, ROW, TORCHJAC, TRYING, Measured, Row
 from benchmarks.problems import Problem
 from benchmarks.request import Asked, Request
-from benchmarks.timing import Samples, measure
+from benchmarks.timing import Samples, measure, set_aside
 
 COPIED_BYTES = 2**26
 COPIES = 5
@@ -37,7 +45,7 @@ MOST_TOLD = 200
 
 
 class BrokenError(Exception):
-    """A contender left PyTorch in a state in which nothing works: name, and what it said."""
+    """A contender left PyTorch in a state in which nothing works."""
 
 
 @dataclass
@@ -76,6 +84,8 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
     warm_up()
     for asked in request.asked:
         torch.compiler.reset()
+        set_aside()
+        tell({TRYING: ""})
         problem, precise = build(asked, asked.dtype), build(asked, "float64")
         reference = exact(problem, precise)
         reference.save(folder / asked.file, problem)
@@ -83,7 +93,11 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
         function = {FUNCTION: lambda problem=problem: problem.func(*problem.inputs)}
         function |= compiled_function(problem, request.limit_s)
         calls = function | {contender.name: ready.call for contender, ready in found.able}
-        grown = {name: growth_bytes(call) for name, call in calls.items()}
+        grown = {}
+        for name, call in calls.items():
+            tell({TRYING: name})
+            grown[name] = growth_bytes(call)
+        tell({TRYING: ""})
         samples = measure(calls, effort)
         yield _row(problem, reference, found, samples, grown)
 
@@ -97,12 +111,14 @@ def warm_up() -> None:
 
 def compiled_function(problem: Problem, limit_s: float) -> dict[str, Callable[[], Any]]:
     """The function compiled by PyTorch, if it can be."""
-    try:
-        with limit(limit_s):
-            return {COMPILED_FUNCTION: compiled(problem.func, *problem.inputs)().call}
-    except (Exception, OutOfTimeError) as error:
-        print(f"{problem.name}: f is not compiled: {told(error)}", file=sys.stderr)
-        return {}
+    calls = {}
+    with in_order():
+        try:
+            with limit(limit_s):
+                calls[COMPILED_FUNCTION] = compiled(problem.func, *problem.inputs)().call
+        except (Exception, OutOfTimeError) as error:
+            print(f"{problem.name}: f is not compiled: {told(error)}", file=sys.stderr)
+    return calls
 
 
 def build(asked: Asked, dtype: str) -> Problem:
@@ -132,21 +148,31 @@ def compare_all(problem: Problem, reference: Reference, request: Request, asked:
         library, way = contender.library, contender.way
         if not request.has_time_for(library, way, problem.kind, reference.shape):
             continue
-        try:
-            with limit(request.limit_s):
-                _try(contender, problem, reference, found)
-        except WrongAnswerError as error:
-            found.wrong[contender.name] = str(error)
-        except UnableError as error:
-            found.absent[contender.name] = str(error)
-        except (Exception, OutOfTimeError) as error:
-            # Whatever a peer says is told; torchjac's own failures are told in the same place,
-            # and a promise that needs them counts as missed.
-            found.absent[contender.name] = told(error)
-            leave_transforms()
-            if not is_sound():
-                raise BrokenError(contender.name, told(error)) from error
+        tell({TRYING: contender.name})
+        with in_order():
+            failed = _attempt(contender, problem, reference, found, request.limit_s)
+        if failed and library == TORCHJAC:
+            tell({FAILED: f"{problem.name}, {contender.name}", "why": failed})
+        if failed and not is_sound():
+            raise BrokenError(failed)
     return found
+
+
+def _attempt(
+    contender: Contender, problem: Problem, reference: Reference, found: Field, limit_s: float
+) -> str:
+    """Let one try; what it failed with, nothing if it answered, be it wrongly, or cannot."""
+    try:
+        with limit(limit_s):
+            _try(contender, problem, reference, found)
+    except WrongAnswerError as error:
+        found.wrong[contender.name] = str(error)
+    except UnableError as error:
+        found.absent[contender.name] = str(error)
+    except (Exception, OutOfTimeError) as error:
+        found.absent[contender.name] = told(error)
+        return told(error)
+    return ""
 
 
 def is_sound() -> bool:
@@ -158,12 +184,19 @@ def is_sound() -> bool:
     return True
 
 
-def leave_transforms() -> None:
-    """Leave the transforms of PyTorch that an error, or the end of the time, broke out of.
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Leave PyTorch as it was found, whatever an error, or the end of the time, broke out of.
 
     A compiler that is interrupted while it traces `jacrev` leaves its level behind, and all that
-    follows fails.
+    follows fails. An error holds generators that are suspended within changes of the thread's
+    dispatch keys: whenever the collector ends them, they set the keys to what these were in the
+    middle of the transform. So they are ended here, and the keys are set back.
     """
+    keys = _dispatch_tls_local_include_set(), _dispatch_tls_local_exclude_set()
+    with _ForceDispatchKeyGuard(*keys):
+        yield
+        gc.collect()
     pop_dynamic_layer_stack_and_undo_to_depth(0)
     while forward_ad._current_level >= 0:
         forward_ad.exit_dual_level()
@@ -259,12 +292,13 @@ def main(arguments: Sequence[str]) -> None:
     """Serve what a file asks for."""
     warnings.simplefilter("ignore")
     request, folder = Request.read(Path(arguments[0])), Path(arguments[1])
-    try:
-        for row in serve(request, folder):
-            print(json.dumps(asdict(row)), flush=True)
-    except BrokenError as broken:
-        name, why = broken.args
-        print(json.dumps({BROKEN: name, "why": why}), flush=True)
+    for row in serve(request, folder):
+        tell({ROW: asdict(row)})
+
+
+def tell(what: dict[str, Any]) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":
