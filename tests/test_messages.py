@@ -924,7 +924,8 @@ def messages_in_source() -> Iterator[Template]:
                 continue
             text = text_of(call.args[0])
             if text.replace(".*", ""):
-                if path.parent.name == "direct" and name != "warn":
+                is_program = path.parent.name == "direct" or path.name == "record.py"
+                if is_program and name != "warn":
                     text = rf"(?:not possible|too large): {text}"  # a plan prints it
                 elif path.name == "rerun.py":
                     text = f"no transposed program: {text}"  # a plan prints it

@@ -23,6 +23,7 @@ from torchjac._local.algebra import Move, Term
 from torchjac._pattern import detect
 from torchjac._pattern.archive import write_archive
 from torchjac._pattern.pattern import SparsityPattern
+from torchjac._planner import programs
 from torchjac._planner.archive import FILE_KIND
 
 Refusal = tuple[Callable[[], object], type[Exception], str]
@@ -377,6 +378,11 @@ def with_few_operations() -> Plan:
         return plan(torch.sin, X)
 
 
+def with_little_memory() -> Plan:
+    with mock.patch.multiple(programs, MOST_WASTED=2**20, MOST_TIMES=0):
+        return plan(lambda x: x.sin() * x.cos(), torch.rand(2**18))
+
+
 def with_sparse_tangents() -> Plan:
     return plan(lambda x: torch.diag(x).to_sparse().to_dense() ** 2, X)
 
@@ -384,6 +390,7 @@ def with_sparse_tangents() -> Plan:
 # Plans that compute by passes, and a pattern of what is said of the program that they lack.
 NOT_EMITTED: list[tuple[Callable[[], Plan], str]] = [
     (with_little_room, r"too large: \d+ derivatives at aten\.\w+"),
+    (with_little_memory, r"too large: [\d,]+ bytes at one time"),
     (with_few_operations, r"too large: more than \d+ operations"),
     (lambda: plan(drawing, X), r"not possible: aten\.rand draws random numbers"),
     (

@@ -172,3 +172,13 @@ def test_a_program_that_is_far_slower_than_another_is_not_compiled(
     assert "direct, transposed, inductor" in names(plan)
     assert "direct, replay" in names(plan)
     assert ("direct, inductor" in names(plan)) == is_compiled
+
+
+def test_a_program_stays_within_the_memory(monkeypatch):
+    monkeypatch.setattr(programs, "MOST_TIMES", 0)
+    x = torch.rand(2**18)
+    wave = torchjac.plan(lambda x: x.sin() * x.cos() * x, x, memory=2**23)
+    assert "too large" in str(wave)
+    assert (
+        torchjac.plan(lambda x: x.sin() * x.cos() * x, x, memory=2**26).method == "direct, replay"
+    )

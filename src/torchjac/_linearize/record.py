@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from torchjac._linearize.program import Node, Ref, Value, dependents, refs_in
 from torchjac._torch import TorchDispatchMode
@@ -36,6 +37,8 @@ _FACTORIES = frozenset(
     }
 )
 _EMPTY: Mapping[str, Any] = {}
+# Elements of a tensor whose memory is counted.
+_LARGE = 2**16
 
 
 class Mark(NamedTuple):
@@ -68,8 +71,8 @@ class WrittenToError(Exception):
     """Something was written to a tensor while a lean recorder ran."""
 
 
-class TooLongError(Exception):
-    """More was recorded than is wanted."""
+class TooMuchError(Exception):
+    """More was recorded, or held, than is wanted."""
 
 
 class Recorder(TorchDispatchMode):
@@ -78,7 +81,8 @@ class Recorder(TorchDispatchMode):
     Args:
         is_lean: Whether constants are let go of that nothing which varies uses, and operations on
             constants are not written down. A `WrittenToError` ends it at the first write.
-        most: At more operations a `TooLongError` ends it.
+        most: At more operations a `TooMuchError` ends it.
+        most_bytes: So it does when its large tensors take more than this at one time.
 
     Attributes:
         nodes: The operations so far.
@@ -93,10 +97,15 @@ class Recorder(TorchDispatchMode):
     # Control flow (torch.cond and its kin) comes as one operation, branches and all.
     supports_higher_order_operators = True
 
-    def __init__(self, *, is_lean: bool = False, most: float = inf) -> None:
+    def __init__(
+        self, *, is_lean: bool = False, most: float = inf, most_bytes: float = inf
+    ) -> None:
         super().__init__()
         self._is_lean = is_lean
         self._most = most
+        self._most_bytes = most_bytes
+        # Large tensors that were made, and their sizes.
+        self._large: list[tuple[StorageWeakRef, int]] = []
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.constants: dict[int, Tensor] = {}
@@ -178,7 +187,7 @@ class Recorder(TorchDispatchMode):
             self._keep((args, tuple(kwargs.values())))
         is_told = varies or not self._is_lean
         if len(self.nodes) > self._most:
-            raise TooLongError
+            raise TooMuchError(f"more than {self._most:,} operations")
         if (is_told and any([n is not None for n in numbers])) or mutable:
             self.nodes.append(Node(func, places, named, numbers))
         if self._escaped and _has_number((args, tuple(kwargs.values()))):
@@ -203,6 +212,8 @@ class Recorder(TorchDispatchMode):
         if not isinstance(tensor, Tensor):
             return None
         number = self._register(tensor)
+        if self._most_bytes < inf and tensor.numel() >= _LARGE:
+            self._weigh(tensor)
         if not varies:
             if not self._is_lean:
                 self.constants[number] = tensor
@@ -211,6 +222,18 @@ class Recorder(TorchDispatchMode):
         if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
             self.integers[number] = tensor
         return number
+
+    def _weigh(self, tensor: Tensor) -> None:
+        """Hold what large tensors take against what they may take."""
+        storage = tensor.untyped_storage()
+        if any([known.cdata == storage._cdata for known, _ in self._large]):
+            return  # a view
+        self._large.append((StorageWeakRef(storage), storage.nbytes()))
+        if sum([size for _, size in self._large]) > self._most_bytes:
+            self._large = [known for known in self._large if not known[0].expired()]
+            total = sum([size for _, size in self._large])
+            if total > self._most_bytes:
+                raise TooMuchError(f"{total:,} bytes at one time")
 
     def _refer(self, tree: Any) -> Any:
         """`tree` with a `Ref` for each tensor; one never seen before is a constant."""

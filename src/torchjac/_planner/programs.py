@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket
+from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket, rival_of
 from torchjac._evaluate.chain.emit import emit_bracket
 from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
+from torchjac._evaluate.memory import Budget
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._pattern.detect import Detection
@@ -25,6 +26,8 @@ from torchjac.errors import FallbackWarning
 AUTO, EAGER = "auto", "eager"
 # Times are taken at least so often, and then so long or so often; the least counts.
 REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
+# A program that holds more than this, and so many times the entries, is slower than passes.
+MOST_WASTED, MOST_TIMES = 2**30, 32
 # What takes so many times longer replayed than another program is not compiled.
 HOPELESS = 5.0
 
@@ -130,7 +133,10 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
         return [_Made(None, _candidate(site, "direct", inf, _not_possible(error)))]
     ways = [best] if best.is_plain else [best, plain_bracket(seen.program)]
     for way in ways:
-        found += _of_one_way(site, way, passes, _least_s(found))
+        emitted = _emitted(site, way)
+        if way is best and (rival := rival_of(best)) is not None:
+            emitted = _faster(site, emitted, _emitted(site, rival))
+        found += _of_one_way(site, emitted, passes, _least_s(found))
         if not site.request.tune and any([m.direct for m in found]):
             break
     return found
@@ -140,14 +146,25 @@ def _least_s(found: Sequence[_Made]) -> float:
     return min([m.candidate.predicted_s for m in found], default=inf)
 
 
-def _of_one_way(site: _Site, way: Bracket, passes: Candidate, rival_s: float) -> list[_Made]:
+def _faster(site: _Site, one: _Emitted | _Made, other: _Emitted | _Made) -> _Emitted | _Made:
+    """Of two ways the one that is faster run operation by operation."""
+    if isinstance(other, _Made):
+        return one
+    if isinstance(one, _Made):
+        return other
+    once_s = one.once_s + other.once_s
+    times = [_tried(site, way, REPLAY).candidate.predicted_s for way in (one, other)]
+    return (other if times[1] < times[0] else one)._replace(once_s=once_s)
+
+
+def _of_one_way(
+    site: _Site, emitted: _Emitted | _Made, passes: Candidate, rival_s: float
+) -> list[_Made]:
     """A program replayed, compiled, or both; not compiled if a rival is far faster."""
     request, device = site.request, site.values.device
-    began = perf_counter()
-    program = _emitted(site, way)
-    if isinstance(program, _Made):
-        return [program]
-    emitted = _Emitted(_name(way), str(way), program, perf_counter() - began)
+    if isinstance(emitted, _Made):
+        return [emitted]
+    program = emitted.program
     if request.uses is not None:
         learn(device, emit_s=emitted.once_s / max(len(site.seen.program.nodes), 1))
     if request.backend == INDUCTOR:
@@ -202,18 +219,20 @@ def _pays_to_compile(site: _Site, program: DirectProgram, best_s: float) -> bool
     return once_s + uses * machine.compiled_s(form.cost) < uses * best_s
 
 
-def _emitted(site: _Site, way: Bracket) -> DirectProgram | _Made:
+def _emitted(site: _Site, way: Bracket) -> _Emitted | _Made:
     """The program, or what stands in the way."""
     structure, seen, leaves = site.structure, site.seen, site.leaves
     sizes = [leaf.numel() for leaf in leaves]
     if seen.direction == "jvp":
         sizes = [y.numel() for y in structure.outputs]
+    began = perf_counter()
     try:
-        return emit_bracket(way, leaves, sizes, structure.pattern, site.values, seen.scope)
+        program = emit_bracket(way, leaves, sizes, structure.pattern, site.values, seen.scope)
     except TooManyDerivativesError as error:
         return _Made(None, _candidate(site, _name(way), inf, f"too large: {error}"))
     except RuntimeError as error:
         return _Made(None, _candidate(site, _name(way), inf, _not_possible(error)))
+    return _Emitted(_name(way), str(way), program, perf_counter() - began)
 
 
 def _compiled(site: _Site, emitted: _Emitted) -> _Made:

@@ -1,7 +1,8 @@
 """Emit the program of a Jacobian that is multiplied together part by part."""
 
 from collections.abc import Sequence
-from math import prod
+from dataclasses import replace
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from torchjac._evaluate.chain.stretch import TANGENT, Stretch
 from torchjac._evaluate.direct.blocks import Block
 from torchjac._evaluate.direct.carry import carry
 from torchjac._evaluate.direct.emit import DirectProgram, IsConstant, Results, emit_carried
+from torchjac._evaluate.direct.placed import Part, Placed, split, whole
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._linearize.program import LinearProgram
 from torchjac._linearize.transpose import transposed
 from torchjac._pattern.pattern import SparsityPattern
 
-# Blocks of each tensor of a cut.
-Carried = list[list[Block]]
+# Derivatives of each tensor of a cut.
+Carried = list[list[Part]]
 
 
 def emit_bracket(
@@ -34,6 +36,7 @@ def emit_bracket(
     pattern: SparsityPattern,
     like: Tensor,
     scope: str = "global",
+    most_bytes: float = inf,
 ) -> DirectProgram:
     """Emit the program of a Jacobian.
 
@@ -45,6 +48,7 @@ def emit_bracket(
         pattern: Of the Jacobian.
         like: A tensor with the dtype and device of the nonzeros.
         scope: As the pattern was detected.
+        most_bytes: What large tensors may take at one time.
 
     Returns:
         The program.
@@ -53,7 +57,7 @@ def emit_bracket(
         TooManyDerivativesError: It would hold too much.
         NotImplementedError: A part has no transposed program.
     """
-    multiplication = Multiplication(bracket, primals, [bracket.root], scope)
+    multiplication = Multiplication(bracket, primals, [bracket.root], scope, most_bytes)
     return multiplication.emit(bracket.root, sizes, pattern, like)
 
 
@@ -119,6 +123,7 @@ class Multiplication:
         primals: x, where it was traced.
         stretches: What will be asked for.
         scope: As the pattern was detected.
+        most_bytes: What large tensors may take at one time.
     """
 
     def __init__(
@@ -127,7 +132,9 @@ class Multiplication:
         primals: Sequence[Tensor],
         stretches: Sequence[Stretch],
         scope: str,
+        most_bytes: float = inf,
     ) -> None:
+        self._most_bytes = most_bytes
         self._bracket, self._primals, self._scope = bracket, primals, scope
         self._cuts, self._program = bracket.cuts, bracket.program
         # Made beforehand: what is recorded later are the derivatives alone.
@@ -163,7 +170,7 @@ class Multiplication:
 
         def carried(inputs: Sequence[Tensor], is_constant: IsConstant, room: int) -> Results:
             found = self.run(stretch, inputs, is_constant, room)
-            found = [folded(blocks) for blocks in found]
+            found = [_folded(parts) for parts in found]
             if is_adjoint:
                 return _renumbered(found, places, widths, results)
             return [None if place is None else found[place] for place in places]
@@ -175,6 +182,7 @@ class Multiplication:
             pattern,
             like,
             transposed=(self._program.direction == "vjp") != is_adjoint,
+            most_bytes=self._most_bytes,
         )
 
     def _widths(self, cut: int) -> list[int]:
@@ -217,8 +225,8 @@ class Multiplication:
             if derivatives > room:
                 raise TooManyDerivativesError(f"{derivatives:,} derivatives in a product")
 
-        map_pieces = pieces([folded(blocks) for blocks in factor], shapes, by_output=by_output)
-        carried = [folded(blocks) for blocks in before or []]
+        map_pieces = pieces([_in_blocks(parts) for parts in factor], shapes, by_output=by_output)
+        carried = [_in_blocks(parts) for parts in before or []]
         return multiplied(carried, map_pieces, dtypes, check_room)
 
 
@@ -239,10 +247,25 @@ def _renumbered(
             level = np.zeros(int(firsts[-1]) + 1, np.int32)
             levels.append(level)
         level[span] = numbers
-    return [[_numbered(block, level) for block in blocks for level in levels] for blocks in carried]
+    return [[_numbered(part, level) for part in parts for level in levels] for parts in carried]
 
 
-def _numbered(block: Block, level: np.ndarray) -> Block:
+def _folded(parts: Sequence[Part]) -> list[Part]:
+    blocks, few = split(parts)
+    return [*folded(blocks), *few]
+
+
+def _in_blocks(parts: Sequence[Part]) -> list[Block]:
+    return folded([whole(part) for part in parts])
+
+
+def _numbered(part: Part, level: np.ndarray) -> Part:
+    if isinstance(part, Placed):
+        return replace(part, block=_relabelled(part.block, level))
+    return _relabelled(part, level)
+
+
+def _relabelled(block: Block, level: np.ndarray) -> Block:
     index = level[block.index]
     lost = (block.index > 0) & (index == 0)
     if not lost.any():

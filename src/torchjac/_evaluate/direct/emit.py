@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import torch
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjac._evaluate.direct.assemble import Assembly, assemble
-from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.placed import Part
 from torchjac._evaluate.direct.rows import Places
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.direct.written import Written
 from torchjac._linearize.program import LinearProgram
-from torchjac._linearize.record import Recorder, TooLongError, WrittenToError
+from torchjac._linearize.record import Recorder, TooMuchError, WrittenToError
 from torchjac._linearize.simplify import trimmed
 from torchjac._linearize.without_writes import without_writes
 from torchjac._pattern.pattern import SparsityPattern
@@ -27,7 +28,7 @@ MOST_TIMES, MOST_DERIVATIVES, FEW_DERIVATIVES = 32, 2**26, 2**20
 MOST_OPERATIONS = 4000
 
 IsConstant = Callable[[Tensor], bool]
-Results = Sequence[Sequence[Block] | None]
+Results = Sequence[Sequence[Part] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ def emit_carried(
     like: Tensor,
     *,
     transposed: bool,
+    most_bytes: float = inf,
 ) -> DirectProgram:
     """Emit the program of a Jacobian whose derivatives are carried in any way.
 
@@ -66,6 +68,7 @@ def emit_carried(
         pattern: Of the Jacobian.
         like: A tensor with the dtype and device of the nonzeros.
         transposed: Whether the results are those of a transposed program, its inputs rows.
+        most_bytes: What large tensors may take at one time.
 
     Returns:
         The program.
@@ -82,9 +85,9 @@ def emit_carried(
         )
 
     try:
-        recorded, targets = _recorded(assembled, primals, is_lean=True)
+        recorded, targets = _recorded(assembled, primals, most_bytes, is_lean=True)
     except WrittenToError:  # some batching rules of PyTorch work in place
-        recorded, targets = _recorded(assembled, primals, is_lean=False)
+        recorded, targets = _recorded(assembled, primals, most_bytes, is_lean=False)
     outputs = recorded.outputs
     whole = Written.of(recorded, 0, like.device)
     part = None if outputs[1] is None else whole
@@ -117,19 +120,20 @@ def as_slice(places: NDArray[np.int64]) -> slice | None:
 def _recorded(
     assembled: Callable[[Sequence[Tensor], IsConstant], Assembly],
     primals: Sequence[Tensor],
+    most_bytes: float,
     *,
     is_lean: bool,
 ) -> tuple[LinearProgram, Places | None]:
     """What is recorded, as a program that writes to no tensor, linear in nothing."""
-    recorder = Recorder(is_lean=is_lean, most=MOST_OPERATIONS)
+    recorder = Recorder(is_lean=is_lean, most=MOST_OPERATIONS, most_bytes=most_bytes)
     try:
         with torch.no_grad(), recorder:
             inputs = [x.detach().clone() for x in primals]
             numbers = recorder.enter(inputs)
             nonzeros, varying, targets = assembled(inputs, recorder.is_constant)
             outputs = recorder.leave([nonzeros, varying])
-    except TooLongError:
-        raise TooManyDerivativesError(f"more than {MOST_OPERATIONS:,} operations") from None
+    except TooMuchError as error:
+        raise TooManyDerivativesError(str(error)) from None
     program = LinearProgram(
         tuple(recorder.nodes),
         tuple(recorder.values),
