@@ -225,9 +225,12 @@ def _emitted(site: _Site, way: Bracket) -> _Emitted | _Made:
     sizes = [leaf.numel() for leaf in leaves]
     if seen.direction == "jvp":
         sizes = [y.numel() for y in structure.outputs]
-    began = perf_counter()
+    values, began = site.values, perf_counter()
+    held = values.numel() * values.element_size()
     try:
-        program = emit_bracket(way, leaves, sizes, structure.pattern, site.values, seen.scope)
+        most = Budget(site.request.api, site.request.memory).pass_bytes(held, values.device)
+        most = min(most, max(MOST_WASTED, MOST_TIMES * held))
+        program = emit_bracket(way, leaves, sizes, structure.pattern, values, seen.scope, most)
     except TooManyDerivativesError as error:
         return _Made(None, _candidate(site, _name(way), inf, f"too large: {error}"))
     except RuntimeError as error:

@@ -12,7 +12,7 @@ Jacobian chain products", arXiv:2003.05755.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from torchjac._evaluate.chain.parts import read_parts
 from torchjac._evaluate.chain.relation import Relation
 from torchjac._evaluate.chain.search import Search
 from torchjac._evaluate.chain.stretch import ADJOINT, TANGENT, Stretch
+from torchjac._evaluate.chain.work import Work
 from torchjac._linearize.expand import expanded
 from torchjac._linearize.program import LinearProgram
 from torchjac._pattern.pattern import SparsityPattern
@@ -120,6 +121,29 @@ def choose_bracket(
         cost.bytes,
         refused,
     )
+
+
+def rival_of(bracket: Bracket) -> Bracket | None:
+    """Rows through the whole program, where these may cost far less than is predicted.
+
+    A product of two tensors that both depend on x, as in attention, turns each derivative into many
+    that share a factor. Predictions count each of them; a program leaves the factor aside until the
+    end. So which way is better shows when both are written.
+
+    Args:
+        bracket: The one of the least predicted cost.
+
+    Returns:
+        The other, or None if there is no such product, or it is no other.
+    """
+    program, root = bracket.program, Stretch(0, len(bracket.cuts) - 1, ADJOINT)
+    if bracket.is_plain or bracket.is_transposed or bracket.refused or program.direction != "jvp":
+        return None
+    known = program.linear.union(program.constants)
+    nodes = program.linear_nodes
+    if all([known.issuperset(nodes[place].inputs) for place in Work(program).mixing]):
+        return None
+    return replace(bracket, root=root, multiplications=None, bytes=None)
 
 
 def _longest_row(pattern: SparsityPattern, direction: str) -> int:

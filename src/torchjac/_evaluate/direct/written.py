@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
+from torchjac._evaluate.direct.reassociate import reassociated
 from torchjac._evaluate.direct.repeated import without_repeated_factors
 from torchjac._evaluate.direct.scalars import light, with_numbers
 from torchjac._evaluate.direct.unroll import FUSED, ONE_BY_ONE, Speed, unrolled
@@ -65,6 +66,7 @@ class Written:
         nodes = without_repetitions(shortened(nodes, values, constants))
         nodes, outputs = trimmed(nodes, values, constants, outputs)
         alone = without_repeated_factors(replace(recorded, nodes=tuple(nodes), outputs=outputs))
+        alone = reassociated(alone)
         used = {n for node in alone.nodes for n in node.inputs}.union(alone.outputs)
         constants = {n: t for n, t in alone.constants.items() if n in used}
         return cls(replace(alone, constants=constants), device)
