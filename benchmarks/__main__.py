@@ -9,17 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import memory, workloads
 from benchmarks.compare import WrongAnswerError
-from benchmarks.model import CASADI, Planning, Run, read_run, write_run
+from benchmarks.model import CASADI, Planning, Row, Run, read_run, write_run
 from benchmarks.page import render
 from benchmarks.plots import draw
 from benchmarks.report import printed
@@ -27,11 +27,14 @@ from benchmarks.request import Asked, Request
 from benchmarks.sides import ALL_PEERS, OWN, ROOT, Sides, environment, missing
 from benchmarks.targets import judge
 from benchmarks.text import duration
+from benchmarks.turns import Turns
 
 SPARSE, DENSE, SCALING, MEMORY, PLANNING = "sparse", "dense", "scaling", "memory", "planning"
 PARTS = (*workloads.FAMILIES, SCALING, MEMORY, PLANNING)
 GROUPS = {SPARSE: workloads.SPARSE_FAMILIES, DENSE: tuple(workloads.DENSE)}
 DOCS = ROOT / "docs"
+# Processes that solve everything where there is little time, and how many of all run at a time.
+QUICK_PROCESSES, AT_ONCE = 4, 2
 DATA, PAGE, IMAGES = "benchmarks.json", "benchmarks.md", "images"
 
 
@@ -91,42 +94,61 @@ def measure_all(parts: Sequence[str], quick: bool, cpu_time: bool) -> Run:
     """
     run = Run(machine(cpu_time), quick)
     with tempfile.TemporaryDirectory() as folder:
+        turns = Turns(str(Path(folder) / "turns"))
         sides = Sides(Path(folder), missing(), lambda line: print(line, file=sys.stderr))
         families = [part for part in parts if part in workloads.FAMILIES]
-        rows = _solved(sides, list(workloads.rows(families, quick)), quick, cpu_time)
-        run = replace(run, rows=tuple(rows))
-        if SCALING in parts:
-            more = _solved(sides, list(workloads.scaling(quick)), quick, cpu_time)
-            run = replace(run, scaling=tuple(more))
+        asked = list(workloads.rows(families, quick))
+        more = list(workloads.scaling(quick)) if SCALING in parts else []
+        solved = _solved(sides, [*asked, *more], Request((), quick, cpu_time, turns))
+        rows = [row for number, row in sorted(solved.items()) if number < len(asked)]
+        scaled = [row for number, row in sorted(solved.items()) if number >= len(asked)]
+        run = replace(run, rows=tuple(rows), scaling=tuple(scaled))
         failures = sides.failures
-    if MEMORY in parts:
-        repeats, budgets = (1, memory.BUDGETS[:1]) if quick else (3, (None, *memory.BUDGETS))
-        try:
-            run = replace(run, growths=tuple(memory.growths(repeats, budgets)))
-        except WrongAnswerError as error:
-            failures.append(str(error))
-    if PLANNING in parts:
-        run = replace(run, planning=_planning())
+    for part, measure in ((MEMORY, _memory), (PLANNING, _planning)):
+        if part in parts:
+            try:
+                run = measure(run)
+            except (WrongAnswerError, ValueError, subprocess.CalledProcessError) as error:
+                failures.append(f"{part}: {error}")
     return replace(run, failures=tuple(failures))
 
 
-def _solved(sides: Sides, asked: Sequence[Asked], quick: bool, cpu_time: bool) -> list[Any]:
-    """Rows for all that is asked: with little time in one process, else each in its own."""
-    requests = [tuple(asked)] if quick else [(one,) for one in asked]
-    rows = []
-    for some in filter(None, requests):
-        for row in sides.solve(Request(some, quick, cpu_time)):
-            rows.append(row)
-            show(printed(row))
-    return rows
+def _solved(sides: Sides, asked: Sequence[Asked], request: Request) -> dict[int, Row]:
+    """Rows for all that is asked, by its number: with little time in few processes, else in many.
+
+    Two processes at a time prepare, and nothing else runs while one is timed.
+    """
+    if not asked:
+        return {}
+    sides.warm_up(request)
+    count = min(QUICK_PROCESSES, len(asked)) if request.quick else len(asked)
+    numbers = [range(first, len(asked), count) for first in range(count)]
+
+    def solve(mine: Sequence[int]) -> dict[int, Row]:
+        rows = sides.solve(replace(request, asked=tuple([asked[number] for number in mine])))
+        return {mine[place]: row for place, row in rows.items()}
+
+    found: dict[int, Row] = {}
+    with ThreadPoolExecutor(1 if request.cpu_time else AT_ONCE) as pool:
+        for rows in pool.map(solve, numbers):
+            found |= rows
+            for row in rows.values():
+                show(printed(row))
+    return found
 
 
-def _planning() -> tuple[Planning, ...]:
+def _memory(run: Run) -> Run:
+    repeats, budgets = (1, memory.BUDGETS[:1]) if run.quick else (3, (None, *memory.BUDGETS))
+    return replace(run, growths=tuple(memory.growths(repeats, budgets)))
+
+
+def _planning(run: Run) -> Run:
     command = [str(OWN), "-m", "benchmarks.planning"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment({})
     )
-    return tuple([Planning(**found) for found in json.loads(done.stdout)])
+    found = tuple([Planning(**found) for found in json.loads(done.stdout)])
+    return replace(run, planning=found)
 
 
 def write(run: Run, folder: Path) -> None:

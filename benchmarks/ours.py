@@ -128,10 +128,9 @@ def _one_calls(problem: Problem) -> Iterator[Contender]:
     """The calls that trace nothing and keep nothing."""
     func, given = problem.func, problem.given
     if problem.kind == "jacobian":
-        calls = {
-            "jacobian": lambda: torchjac.jacobian(func, given),
-            "functional.jacobian": lambda: torchjac.functional.jacobian(func, given),
-        }
+        calls = {"jacobian": lambda: torchjac.jacobian(func, given)}
+        if problem.rows is None:  # reverse mode, as PyTorch's: all rows take too long here
+            calls["functional.jacobian"] = lambda: torchjac.functional.jacobian(func, given)
     elif problem.kind == "samples":
         calls = {"batch_jacobian": lambda: torchjac.batch_jacobian(func, given)}
     elif problem.kind == "hessian":

@@ -47,12 +47,12 @@ HOW = """\
 ## How to read the tables
 
 - **ms**: median time of a call, contenders of one library taking turns; what PyTorch runs shares
-  a process, each other library has its own.
+  a process, each other library has its own. Nothing else runs meanwhile.
 - **ratio**: that time over the time of torchjac's plan. Above 1, torchjac is faster.
 - **once**: what is spent before the second call: tracing, pattern, coloring, compiling, the first
-  call; not what a process spends on loading the compilers. What one contender of a row has
-  compiled, a later one may find: `plan`, which tries the others and keeps the fastest
-  (`tune=True`), comes after them.
+  call; not what a process spends on loading the compilers. A second process may prepare something
+  else on another core meanwhile. What one contender of a row has compiled, a later one may find:
+  `plan`, which tries the others and keeps the fastest (`tune=True`), comes after them.
 - **MiB once, MiB call**: growth of the resident set of the process meanwhile; a call's includes its
   result.
 - **passes or k**: seeds of products, calls of `f`, or operations of an emitted program and `k`, the
@@ -222,19 +222,32 @@ def _spent(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Notes, and who is missing, each said once with all rows that it holds for."""
+    """Notes, and who is wrong or missing, each said once with all rows that it holds for."""
     said: dict[str, list[str]] = {}
     for row in rows:
         for measured in row.measured:
             if measured.note:
                 said.setdefault(f"{measured.name}: {measured.note}", []).append(row.label)
-        for name, why in row.absent.items():
-            said.setdefault(f"{name}: not measured: {_plain(why)}", []).append(row.label)
         for name, why in row.wrong.items():
             said.setdefault(f"{name}: WRONG: {_plain(why)}", []).append(row.label)
     for text, labels in said.items():
         where = "" if len(labels) == len(rows) else f" ({'; '.join(labels)})"
         yield f"- {text}{where}."
+    for why, names in _absent(rows).items():
+        yield f"- not measured, {_plain(why)}: {'; '.join(names)}."
+
+
+def _absent(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Who is missing, and on which rows if not on all, by the reason."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, why in row.absent.items():
+            where.setdefault((why, name), []).append(row.label)
+    said: dict[str, list[str]] = {}
+    for (why, name), labels in where.items():
+        rest = "" if len(labels) == len(rows) else f" ({', '.join(labels)})"
+        said.setdefault(why, []).append(name + rest)
+    return said
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,7 @@ from benchmarks.alone import growth_bytes, measured, one_core, timed
 from benchmarks.compare import WrongAnswerError, distance, read_answer
 from benchmarks.model import Measured
 from benchmarks.request import Asked, Request
-from benchmarks.timing import measure
+from benchmarks.timing import measure, set_aside
 
 
 class AbsentError(Exception):
@@ -57,21 +57,24 @@ def serve(library: str, way: str, solve: Solve) -> None:
     effort = one_core(request.effort) if request.cpu_time else request.effort
     for asked in request.asked:
         x, expected = read_answer(folder / asked.file)
+        set_aside()
         try:
-            solution, _, once_bytes = measured(partial(solve, asked, x, expected))
-            result, first_s = timed(solution.call)
-            error = distance(solution.answer(result), expected, solution.tolerance)
+            with request.turns.among_others():
+                solution, _, once_bytes = measured(partial(solve, asked, x, expected))
+                result, first_s = timed(solution.call)
+                error = distance(solution.answer(result), expected, solution.tolerance)
+                del result
+                _, again_s = timed(solution.call)
+                grown = growth_bytes(solution.call)
         except AbsentError as absent:
             print(json.dumps({"absent": str(absent)}), flush=True)
             continue
         except WrongAnswerError as wrong:
             print(json.dumps({"wrong": str(wrong)}), flush=True)
             continue
-        del result
-        _, again_s = timed(solution.call)
         once = {**solution.once, "first call": max(0.0, first_s - again_s)}
-        grown = growth_bytes(solution.call)
-        samples = measure({"call": solution.call}, effort)["call"]
+        with request.turns.alone():
+            samples = measure({"call": solution.call}, effort)["call"]
         found = Measured(
             library=library,
             way=way,

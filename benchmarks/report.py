@@ -1,6 +1,7 @@
 """A row as cells of a table, for the terminal and for the page alike."""
 
 from benchmarks.model import Measured, Row
+from benchmarks.request import NO_TIME
 from benchmarks.text import aligned, duration, factor, mebibytes, milliseconds
 
 HEADINGS = ("", "ms", "ratio", "once", "MiB once", "MiB call", "passes or k", "error")
@@ -51,5 +52,5 @@ def printed(row: Row) -> list[str]:
         head(row),
         *("  " + line for line in aligned(table, NUMBERS)),
         *(f"  {name}: WRONG: {why}" for name, why in row.wrong.items()),
-        *(f"  {name}: not measured: {why}" for name, why in row.absent.items()),
+        *(f"  {name}: not measured: {why}" for name, why in row.absent.items() if why != NO_TIME),
     ]

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.model import COMPILED, TORCHJAC
+from benchmarks.model import COMPILED, FUNC, HAND, REFILL, TORCHJAC
 from benchmarks.timing import FULL, QUICK, Effort
+from benchmarks.turns import Turns
 
 # Seconds that one contender may take for its preparation and first calls.
-LIMIT_S, QUICK_LIMIT_S = 180.0, 40.0
+LIMIT_S, QUICK_LIMIT_S = 180.0, 90.0
+NO_TIME = "left out of the short form"
 
 # Elements of a dense answer that there is time for where a sparse one is wanted.
 MOST_DENSE = 2**20
@@ -22,6 +24,12 @@ DEARER = (
         for how in ("vectorize=True", "forward-mode")
     ),
 )
+# Families whose constant entries make a refill worth a program of its own.
+REFILLED = ("allen_cahn", "brusselator")
+# Batches given whole where next to nothing but zeros is computed, and no promise is about that.
+TOO_MANY_ZEROS = ("robot/512",)
+# What a promise names, whatever the sizes say.
+WANTED = ((HAND, "robot/512"),)
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,13 @@ class Request:
         asked: The problems.
         quick: Whether there is little time.
         cpu_time: Use one core, and count its time instead of the wall's.
+        turns: Whom to take turns with.
     """
 
     asked: tuple[Asked, ...]
     quick: bool = False
     cpu_time: bool = False
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def effort(self) -> Effort:
@@ -78,29 +88,36 @@ class Request:
         """Seconds that one contender may take."""
         return QUICK_LIMIT_S if self.quick else LIMIT_S
 
-    def has_time_for(self, library: str, way: str, kind: str, shape: Sequence[int]) -> bool:
-        """Whether a contender is tried.
+    def left_out(self, name: str, library: str, way: str, kind: str, shape: Sequence[int]) -> str:
+        """Why a contender is not tried.
 
         With little time, nobody tries a mode that the sizes speak against, nor more than the
         plainest ways to a small dense answer where a sparse one is wanted.
 
         Args:
+            name: Of the problem.
             library: Whose contender.
             way: Which of that library.
             kind: Of the problem.
             shape: Outputs and inputs.
 
         Returns:
-            Whether there is time.
+            Why, nothing if it is tried.
         """
-        if not self.quick or library == TORCHJAC:
-            return True
+        if not self.quick:
+            return ""
         outputs, inputs = shape
-        is_dear = outputs * inputs > MOST_DENSE or way.endswith(COMPILED) or way in DEARER
-        if kind == "sparse" and is_dear:
-            return False
-        unlikely = "jacfwd" if outputs <= inputs else "jacrev"
-        return not way.endswith(COMPILED) or unlikely not in way or "vmap" in way
+        is_compiled = way.endswith(COMPILED)
+        if library == TORCHJAC:
+            unwanted = way == REFILL and name.partition("(")[0] not in REFILLED
+        elif kind == "sparse":
+            unwanted = outputs * inputs > MOST_DENSE or is_compiled or way in DEARER
+        elif library == FUNC and name in TOO_MANY_ZEROS:
+            unwanted = True
+        else:
+            unlikely = "jacfwd" if outputs <= inputs else "jacrev"
+            unwanted = is_compiled and unlikely in way and (library, name) not in WANTED
+        return NO_TIME if unwanted else ""
 
     def write(self, path: Path) -> None:
         """Write for the process."""
@@ -116,4 +133,4 @@ class Request:
                 for a in data["asked"]
             ]
         )
-        return Request(asked, data["quick"], data["cpu_time"])
+        return Request(asked, data["quick"], data["cpu_time"], Turns(**data["turns"]))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / os.environ.get("TORCHJAC_BENCH_PEERS", ".venv-bench")
 OWN = Path(sys.executable)
 # Seconds that a process may be silent before it is ended, whatever it is doing: a contender that
-# Python can interrupt is stopped before.
-PATIENCE_S = 300.0
+# Python can interrupt is stopped before, and one that waits for its turn gets it.
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,25 @@ class Sides:
     tell: Callable[[str], None] = print
     failures: list[str] = field(default_factory=list)
 
-    def solve(self, request: Request) -> list[Row]:
+    def warm_up(self, request: Request) -> None:
+        """Let a process do what is done once on a machine: compile headers, gauge it."""
+        if why := self._listen(OWN, "benchmarks.torch_side", request, (), lambda _: None):
+            self.failures.append(f"warming up: {why}")
+
+    def solve(self, request: Request) -> dict[int, Row]:
         """Solve problems by torchjac and PyTorch, then by whoever else can, one after the other.
 
         Args:
             request: The problems.
 
         Returns:
-            A row for each that torchjac's process came through.
+            A row for each that torchjac's process came through, by the number of the problem.
         """
         rows = self._own(request)
-        solved = replace(request, asked=tuple([request.asked[k] for k in sorted(rows)]))
-        found = [rows[k] for k in sorted(rows)]
+        solved = {number: request.asked[number] for number in sorted(rows)}
         for peer in ALL_PEERS:
-            self._join(peer, solved, found)
-        return found
+            self._join(peer, request, solved, rows)
+        return rows
 
     def _own(self, request: Request) -> dict[int, Row]:
         """Rows of torchjac's process, by the number of the problem.
@@ -137,9 +142,11 @@ class Sides:
                 del left[number]
         return rows
 
-    def _join(self, peer: Peer, request: Request, rows: list[Row]) -> None:
+    def _join(
+        self, peer: Peer, request: Request, solved: Mapping[int, Asked], rows: dict[int, Row]
+    ) -> None:
         """Let one more library solve what it can, and add what it reports to the rows."""
-        left = {k: asked for k, asked in enumerate(request.asked) if peer.takes(asked)}
+        left = {number: asked for number, asked in solved.items() if peer.takes(asked)}
         absent = self.absent.get(peer.library, "")
         while left and not absent:
 
@@ -166,10 +173,11 @@ class Sides:
         hear: Callable[[dict[str, Any]], None],
     ) -> str:
         """Hear what a process says of some of the problems; why it ended, if not well."""
-        file = self.folder / "request.json"
-        replace(request, asked=tuple(asked)).write(file)
+        handle, file = tempfile.mkstemp(".json", dir=self.folder)
+        os.close(handle)
+        replace(request, asked=tuple(asked)).write(Path(file))
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
-        command = [str(python), "-m", module, str(file), str(self.folder)]
+        command = [str(python), "-m", module, file, str(self.folder)]
         return listen(command, ROOT, environment(cache), PATIENCE_S, hear)
 
 

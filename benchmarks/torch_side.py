@@ -32,7 +32,7 @@ from benchmarks import ours, problems, torch_ways
 from benchmarks.alone import OutOfTimeError, growth_bytes, limit, measured, one_core, timed
 from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
 from benchmarks.contender import Contender, Ready, UnableError, compiled
-from benchmarks.model import FAILED, ROW, TORCHJAC, TRYING, Measured, Row
+from benchmarks.model import FAILED, PLAN, ROW, TORCHJAC, TRYING, Measured, Row
 from benchmarks.problems import Problem
 from benchmarks.request import Asked, Request
 from benchmarks.timing import Samples, measure, set_aside
@@ -67,6 +67,21 @@ class Field:
     wrong: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one row.
+
+    Attributes:
+        samples: Times by name.
+        grown: Bytes by which the resident set grows in a call, by name.
+        copy_bandwidth: Bytes a second of a large copy.
+    """
+
+    samples: dict[str, Samples]
+    grown: dict[str, int]
+    copy_bandwidth: float
+
+
 def serve(request: Request, folder: Path) -> Iterator[Row]:
     """Solve all that is asked for.
 
@@ -77,29 +92,33 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
     Yields:
         A row for each problem.
     """
-    effort = request.effort
+    effort, turns = request.effort, request.turns
     if request.cpu_time:
         torch.set_num_threads(1)
         effort = one_core(effort)
-    warm_up()
+    with turns.among_others():
+        warm_up()
     for asked in request.asked:
         torch.compiler.reset()
         set_aside()
         tell({TRYING: ""})
-        problem, precise = build(asked, asked.dtype), build(asked, "float64")
-        reference = exact(problem, precise)
-        reference.save(folder / asked.file, problem)
+        with turns.among_others():
+            problem, precise = build(asked, asked.dtype), build(asked, "float64")
+            reference = exact(problem, precise)
+            reference.save(folder / asked.file, problem)
         found = compare_all(problem, reference, request, asked)
         function = {FUNCTION: lambda problem=problem: problem.func(*problem.inputs)}
-        function |= compiled_function(problem, request.limit_s)
+        with turns.among_others():
+            function |= compiled_function(problem, request.limit_s)
         calls = function | {contender.name: ready.call for contender, ready in found.able}
         grown = {}
         for name, call in calls.items():
             tell({TRYING: name})
             grown[name] = growth_bytes(call)
         tell({TRYING: ""})
-        samples = measure(calls, effort)
-        yield _row(problem, reference, found, samples, grown)
+        with turns.alone():
+            samples, bandwidth = measure(calls, effort), copy_bandwidth()
+        yield _row(problem, reference, found, Figures(samples, grown, bandwidth))
 
 
 def warm_up() -> None:
@@ -146,10 +165,14 @@ def compare_all(problem: Problem, reference: Reference, request: Request, asked:
         if contender.name in found.absent or not asked.wants(contender.name):
             continue
         library, way = contender.library, contender.way
-        if not request.has_time_for(library, way, problem.kind, reference.shape):
+        if why := request.left_out(problem.name, library, way, problem.kind, reference.shape):
+            found.absent[contender.name] = why
             continue
         tell({TRYING: contender.name})
-        with in_order():
+        # The plan as it comes times its candidates.
+        is_timed = (library, way) == (TORCHJAC, PLAN)
+        turn = request.turns.alone() if is_timed else request.turns.among_others()
+        with turn, in_order():
             failed = _attempt(contender, problem, reference, found, request.limit_s)
         if failed and library == TORCHJAC:
             tell({FAILED: f"{problem.name}, {contender.name}", "why": failed})
@@ -231,9 +254,9 @@ def _row(
     problem: Problem,
     reference: Reference,
     found: Field,
-    samples: dict[str, Samples],
-    grown: dict[str, int],
+    figures: Figures,
 ) -> Row:
+    samples = figures.samples
     function_s = samples[FUNCTION].median_s
     for contender, _ in found.able:
         if contender.share < 1:
@@ -248,10 +271,10 @@ def _row(
         unknowns=sum(x.numel() for x in problem.inputs),
         entries=reference.entries,
         itemsize=problem.inputs[0].itemsize,
-        copy_bandwidth=copy_bandwidth(),
+        copy_bandwidth=figures.copy_bandwidth,
         f_s=function_s,
         f_compiled_s=samples[COMPILED_FUNCTION].median_s if COMPILED_FUNCTION in samples else None,
-        measured=tuple([_one(c, ready, found, samples, grown) for c, ready in found.able]),
+        measured=tuple([_one(c, ready, found, figures) for c, ready in found.able]),
         absent=found.absent,
         wrong=found.wrong,
     )
@@ -261,18 +284,17 @@ def _one(
     contender: Contender,
     ready: Ready,
     found: Field,
-    samples: dict[str, Samples],
-    grown: dict[str, int],
+    figures: Figures,
 ) -> Measured:
     name = contender.name
     once, once_bytes = found.once[name]
     return Measured(
         library=contender.library,
         way=contender.way,
-        time_s=samples[name].median_s,
-        spread=samples[name].spread,
+        time_s=figures.samples[name].median_s,
+        spread=figures.samples[name].spread,
         once=once,
-        call_bytes=grown[name],
+        call_bytes=figures.grown[name],
         once_bytes=once_bytes,
         work=ready.work,
         error=found.errors[name],

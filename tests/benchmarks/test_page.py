@@ -27,7 +27,7 @@ def test_the_page_tells_who_lost_and_who_is_missing(run: Run) -> None:
     page = render(run, [])
     lost = page[page.index("## Where others are faster") : page.index("## Sparse")]
     assert "| arrow(1000), float64 | 2.00 | asdex: jit | 1.00 | 2.00 × |" in lost
-    assert "- CasADi: not measured: casadi is \\*not\\* installed." in page
+    assert "- not measured, casadi is \\*not\\* installed: CasADi." in page
     assert "- scipy: WRONG: an entry differs." in page
     assert "- asdex: jit: a note." in page
     assert "- a process ended." in page.replace("ended\n", "ended.\n")

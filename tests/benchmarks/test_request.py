@@ -6,8 +6,9 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.__main__ import DOCS, PARTS, parse, wanted
-from benchmarks.model import FUNC, TORCHJAC
+from benchmarks.model import FUNC, HAND, PLAN, REFILL, TORCHJAC
 from benchmarks.request import Asked, Request
+from benchmarks.turns import Turns
 
 
 def test_a_request_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -15,7 +16,7 @@ def test_a_request_is_read_as_it_was_written(tmp_path: Path) -> None:
         Asked("brusselator", (32,), "float64", "a.npz", only=("asdex",)),
         Asked("robot/1", (), "float32", "b.npz", without={"torch.func: jacfwd": "it breaks"}),
     )
-    request = Request(asked, quick=True, cpu_time=True)
+    request = Request(asked, quick=True, cpu_time=True, turns=Turns("a file"))
     request.write(tmp_path / "request.json")
     assert Request.read(tmp_path / "request.json") == request
 
@@ -28,18 +29,30 @@ def test_a_problem_goes_by_its_name_and_sizes() -> None:
 def test_little_time_leaves_out_the_mode_that_the_sizes_speak_against() -> None:
     quick, full = Request((), quick=True), Request(())
     wide = ("jacobian", (3, 1000))
-    assert quick.has_time_for(FUNC, "jacrev, compiled", *wide)
-    assert not quick.has_time_for(FUNC, "jacfwd, compiled", *wide)
-    assert quick.has_time_for(FUNC, "jacfwd", *wide)
-    assert full.has_time_for(FUNC, "jacfwd, compiled", *wide)
+    assert not quick.left_out("robot/1", FUNC, "jacrev, compiled", *wide)
+    assert quick.left_out("robot/1", FUNC, "jacfwd, compiled", *wide)
+    assert not quick.left_out("robot/1", FUNC, "jacfwd", *wide)
+    assert not full.left_out("robot/1", FUNC, "jacfwd, compiled", *wide)
 
 
-def test_little_time_leaves_out_large_dense_answers_but_never_torchjac() -> None:
-    quick = Request((), quick=True)
-    assert quick.has_time_for(FUNC, "jacrev", "sparse", (1000, 1000))
-    assert not quick.has_time_for(FUNC, "jacrev", "sparse", (2000, 1000))
-    assert quick.has_time_for(TORCHJAC, "plan", "sparse", (2000, 1000))
-    assert quick.has_time_for(FUNC, "jacrev", "jacobian", (2000, 1000))
+def test_little_time_leaves_out_large_dense_answers_but_never_the_plan() -> None:
+    quick, name = Request((), quick=True), "arrow(1000)"
+    assert not quick.left_out(name, FUNC, "jacrev", "sparse", (1000, 1000))
+    assert quick.left_out(name, FUNC, "jacrev", "sparse", (2000, 1000))
+    assert not quick.left_out(name, TORCHJAC, PLAN, "sparse", (2000, 1000))
+    assert not quick.left_out("plain", FUNC, "jacrev", "jacobian", (2000, 1000))
+
+
+def test_little_time_refills_only_where_entries_are_constant() -> None:
+    quick, shape = Request((), quick=True), (10, 10)
+    assert not quick.left_out("allen_cahn(10)", TORCHJAC, REFILL, "sparse", shape)
+    assert quick.left_out("arrow(10)", TORCHJAC, REFILL, "sparse", shape)
+
+
+def test_what_a_promise_names_takes_part_whatever_the_sizes_say() -> None:
+    quick, shape = Request((), quick=True), (3, 6)
+    assert not quick.left_out("robot/512", HAND, "vmap(jacfwd), compiled", "samples", shape)
+    assert quick.left_out("batch/32", HAND, "vmap(jacfwd), compiled", "samples", shape)
 
 
 def test_every_workload_is_asked_for_once_in_each_precision() -> None:

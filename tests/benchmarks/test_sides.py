@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import sides
-from benchmarks.model import ASDEX, FAILED, PLAN, ROW, TORCHJAC, TRYING
+from benchmarks.model import ASDEX, FAILED, PLAN, ROW, TORCHJAC, TRYING, Row
 from benchmarks.request import Asked, Request
 from benchmarks.sides import Sides
 from tests.benchmarks.results import measured, row
@@ -24,7 +24,7 @@ Process = Callable[[Asked, Callable[[dict[str, Any]], None]], str]
 
 def solved(
     processes: Mapping[str, Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> tuple[list[Any], Sides]:
+) -> tuple[dict[int, Row], Sides]:
     """What becomes of two problems where processes, by a part of their module's name, do this.
 
     A process is called for each problem, says what there is to say, and returns what it dies of.
@@ -61,7 +61,7 @@ def test_a_process_that_dies_of_a_contender_goes_on_without_it(
         return answer(asked, hear)
 
     rows, run = solved({"torch_side": process}, monkeypatch, tmp_path)
-    assert [found.name for found in rows] == [FIRST.title, SECOND.title]
+    assert [rows[k].name for k in range(2)] == [FIRST.title, SECOND.title]
     assert rows[0].absent[JACREV] == DEATH
     assert JACREV not in rows[1].absent
     assert run.failures == [f"{FIRST.title}, {JACREV}: {DEATH}"]
@@ -75,7 +75,7 @@ def test_a_problem_that_kills_the_process_by_itself_is_left_out(
         return DEATH if asked.title == FIRST.title else answer(asked, hear)
 
     rows, run = solved({"torch_side": process}, monkeypatch, tmp_path)
-    assert [found.name for found in rows] == [SECOND.title]
+    assert {k: found.name for k, found in rows.items()} == {1: SECOND.title}
     assert run.failures == [f"{FIRST.title}, as a whole: {DEATH}"]
 
 
@@ -87,7 +87,7 @@ def test_a_contender_that_kills_the_process_though_left_out_costs_the_problem(
         return DEATH
 
     rows, run = solved({"torch_side": process}, monkeypatch, tmp_path)
-    assert rows == []
+    assert not rows
     assert len(run.failures) == 4
 
 
