@@ -156,17 +156,17 @@ class Growth:
 
 @dataclass(frozen=True)
 class Planning:
-    """What making a plan of a function of many operations takes.
+    """What a stage of making a plan of a function of many operations takes.
 
     Attributes:
-        operations: In the traced linear program, about.
-        whole_s: The call of `torchjac.plan`.
-        parts: Seconds by stage, as the plan tells.
+        stage: Which, for people.
+        operations: In the traced linear program.
+        seconds: Its time.
     """
 
+    stage: str
     operations: int
-    whole_s: float
-    parts: Mapping[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)

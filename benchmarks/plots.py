@@ -8,7 +8,19 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from benchmarks.model import ASDEX, HAND, INDUCTOR, PLAN, REPLAY, TORCHJAC, Measured, Row, Run
+from benchmarks.model import (
+    ASDEX,
+    CASADI,
+    HAND,
+    INDUCTOR,
+    PLAN,
+    REPLAY,
+    SCIPY,
+    TORCHJAC,
+    Measured,
+    Row,
+    Run,
+)
 from benchmarks.text import MIB
 
 mpl.use("Agg")
@@ -29,6 +41,8 @@ GRID_LINES: tuple[Line, ...] = (
     (TORCHJAC, INDUCTOR, "torchjac, inductor"),
     (TORCHJAC, REPLAY, "torchjac, replay"),
     (ASDEX, "jit", "asdex, jit"),
+    (CASADI, "SX", "CasADi"),
+    (SCIPY, "finite differences", "scipy, finite differences"),
 )
 BATCH_LINES: tuple[Line, ...] = (
     (TORCHJAC, PLAN, "torchjac, plan"),

@@ -6,6 +6,7 @@ in float32, to be measured, and in float64, to say how accurate an answer is.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -132,7 +133,8 @@ def classifier(dtype: torch.dtype) -> Iterator[Problem]:
     size = "3x32x32 -> 10, 64 samples, 60,362 weights"
     problem = _of_samples("classifier", size, net, x)
     columns = "3,072 columns of every sample, some 20 GB"
-    names = ("vmap(jacfwd)", "vmap(jacfwd), compiled")
+    forward = "vmap(jacfwd)"
+    names = (forward, f"{forward}, compiled", f"make_fx of {forward}, compiled")
     yield replace(problem, rows=10, skipped={f"by hand: {name}": columns for name in names})
 
 
@@ -222,16 +224,23 @@ def plain(dtype: torch.dtype) -> Iterator[Problem]:
     yield Problem("plain", "jacobian", "1000-1000-1000-1000", net, (x,))
 
 
-def arm_position(q: Tensor) -> Tensor:
+def arm_position(q: Tensor, in_tensors: bool = False) -> Tensor:
     """Position of the hand of an arm, shape (..., 3), for joint angles of shape (..., 6).
 
-    The product of one Denavit-Hartenberg matrix per joint, each from scalars.
+    The product of one Denavit-Hartenberg matrix per joint, each from scalars. PyTorch 2.13 cannot
+    multiply tangents of samples in single precision by a number of Python's: who wants forward mode
+    under `vmap` writes the lengths as tensors.
     """
+
+    def number(value: float) -> Any:
+        return torch.full_like(q[..., 0], value) if in_tensors else value
+
     pose: Tensor | None = None
-    for joint, (twist, length, offset) in enumerate(ARM):
+    for joint, (twist, *lengths) in enumerate(ARM):
         cos, sin = torch.cos(q[..., joint]), torch.sin(q[..., joint])
         zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-        ca, sa = float(twist == 0), float(twist)
+        ca, sa = number(float(twist == 0)), number(float(twist))
+        length, offset = map(number, lengths)
         entries = [cos, -sin * ca, sin * sa, length * cos]
         entries += [sin, cos * ca, -cos * sa, length * sin]
         entries += [zero, sa * one, ca * one, offset * one]
@@ -249,7 +258,7 @@ def robot(dtype: torch.dtype) -> Iterator[Problem]:
     many = _normal(512, 6, seed=9, dtype=dtype)
     yield Problem("robot/1", "jacobian", "6 angles -> 3", arm_position, (one,))
     several = _of_samples("robot/512", "6 angles -> 3, 512 samples", arm_position, many)
-    yield replace(several, sample=arm_position, rows=48)
+    yield replace(several, sample=partial(arm_position, in_tensors=True), rows=48)
 
 
 def laplacian(dtype: torch.dtype) -> Iterator[Problem]:

@@ -114,9 +114,9 @@ def _samples(problem: Problem) -> Iterator[Contender]:
         yield _loop_over_batch(problem, diagonal)
     by_sample = {"vmap(jacrev)": vmap(jacrev(sample)), "vmap(jacfwd)": vmap(jacfwd(sample))}
     yield from _transforms(by_sample, x, library=HAND)
-    likely = "vmap(jacrev)" if outputs <= x.numel() else "vmap(jacfwd)"
-    way = f"make_fx of {likely}{COMPILED}"
-    yield Contender(HAND, way, lambda: _traced(by_sample[likely], x))
+    for way, transformed in by_sample.items():
+        name = f"make_fx of {way}{COMPILED}"
+        yield Contender(HAND, name, lambda f=transformed: _traced(f, x))
     yield Contender(
         HAND,
         "jacrev of the sum over samples",

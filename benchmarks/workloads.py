@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.model import ASDEX, HAND, INDUCTOR, PLAN, REPLAY, TORCHJAC
+from benchmarks.model import ASDEX, CASADI, HAND, INDUCTOR, PLAN, REPLAY, SCIPY, TORCHJAC
 from benchmarks.request import Asked
 
 Case = tuple[str, tuple[int, ...]]
@@ -16,7 +16,7 @@ SPARSE: tuple[Case, ...] = (
     ("arrow", (1000,)),
     *(("bundle", sizes) for sizes in ((10, 200, 1000), (50, 5000, 40000))),
 )
-# Where there is little time, and where single precision is measured too.
+# Where there is little time.
 SPARSE_QUICK: tuple[Case, ...] = (
     *(("brusselator", (n,)) for n in (64, 256)),
     *(("allen_cahn", (n,)) for n in (10**3, 10**5)),
@@ -25,13 +25,6 @@ SPARSE_QUICK: tuple[Case, ...] = (
     ("rosenbrock", (10**3,)),
     ("arrow", (1000,)),
     ("bundle", (10, 200, 1000)),
-)
-SPARSE_SINGLE: tuple[Case, ...] = (
-    *(("brusselator", (n,)) for n in (32, 64, 256)),
-    ("allen_cahn", (10**5,)),
-    ("burgers", (10**5,)),
-    *(("convnet", (n,)) for n in (28, 64)),
-    ("rosenbrock", (10**5,)),
 )
 SPARSE_FAMILIES = tuple(dict.fromkeys(name for name, _ in SPARSE))
 
@@ -45,7 +38,7 @@ DENSE: dict[str, tuple[str, ...]] = {
         "waist/784-512-256-32-256-512-784",
     ),
     "plain": ("plain",),
-    "batch": ("batch/32",),
+    "batch": ("batch/32", "batch/64"),
     "tokens": ("tokens",),
     "block": ("block",),
     "decoder": ("decoder",),
@@ -60,6 +53,7 @@ TWINS = {
     "tutorial/mm(A, x)",
     "tutorial/exp sum",
     "waist/1000-256-10-256-1000",
+    "batch/64",
     "laplacian/3",
 }
 FAMILIES = (*SPARSE_FAMILIES, *DENSE)
@@ -72,7 +66,7 @@ SCALING: tuple[Case, ...] = (
     ("burgers", (10**7,)),
 )
 SCALING_QUICK: tuple[Case, ...] = (("allen_cahn", (10**6,)),)
-SCALING_WAYS = (f"{TORCHJAC}: {REPLAY}", f"{TORCHJAC}: {INDUCTOR}", ASDEX)
+SCALING_WAYS = (f"{TORCHJAC}: {REPLAY}", f"{TORCHJAC}: {INDUCTOR}", ASDEX, SCIPY, CASADI)
 BATCHES, BATCHES_QUICK = (1, 8, 128, 512, 2048), (256,)
 BATCH_WAYS = (
     *(f"{TORCHJAC}: {way}" for way in (PLAN, "batch_jacobian")),
@@ -89,13 +83,13 @@ def rows(families: Sequence[str], quick: bool) -> Iterator[Asked]:
         quick: Whether there is little time.
 
     Yields:
-        Sparse problems in double precision and some in single, dense ones in single.
+        Sparse problems in double precision, with time in single too, dense ones in single.
     """
     for family in families:
         for name, sizes in SPARSE_QUICK if quick else SPARSE:
             if name == family:
                 yield _sparse((name, sizes), "float64")
-                if not quick and (name, sizes) in SPARSE_SINGLE:
+                if not quick:
                     yield _sparse((name, sizes), "float32")
         for name in DENSE.get(family, ()):
             if quick and name in TWINS:

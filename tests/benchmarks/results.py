@@ -51,6 +51,6 @@ def a_run() -> Run:
         rows=(sparse, dense),
         scaling=tuple(samples),
         growths=(Growth("reverse", "torchjac", 2**20, 2**21, 2**19, 0.5, ("reverse-mode",)),),
-        planning=(Planning(500, 0.5, {"trace": 0.4}),),
+        planning=(Planning("planning beyond tracing", 500, 0.1),),
         failures=("a process ended",),
     )

@@ -36,7 +36,7 @@ def test_the_page_tells_who_lost_and_who_is_missing(run: Run) -> None:
 
 def test_the_page_names_each_promise_with_its_worst_row(run: Run) -> None:
     page = render(run, [])
-    assert "| planning beyond tracing | ≤ 0.2 s | 1 of 1 | met 0.10 s |" in page
+    assert "| planning beyond tracing | ≤ 200 ms | 1 of 1 | met 100 ms |" in page
     assert "- arrow(1000), float64, sparse, against asdex under jit: MISSED 0.50 × (≥ 1 ×)" in page
 
 
