@@ -204,3 +204,26 @@ def test_entries_that_are_no_numbers_agree_with_each_other_only():
     no_numbers = torch.full((3,), float("nan"))
     assert agree(no_numbers, no_numbers)
     assert not agree(torch.zeros(3), no_numbers)
+
+
+def determinant(x):
+    """The factorisation behind it is that of x or of its transpose, as x lies in memory."""
+    return torch.linalg.slogdet(x).logabsdet * x.sum(1)
+
+
+def normalised(x):
+    """A kernel that takes contiguous memory only."""
+    return torch.nn.functional.group_norm(x[None], 3)[0].sin()
+
+
+@pytest.mark.parametrize("func", [determinant, normalised])
+def test_inputs_that_lie_otherwise_in_memory(func):
+    first = torch.rand(3, 3, dtype=torch.float64) + torch.eye(3, dtype=torch.float64)
+    wide = torch.rand(3, 6, dtype=torch.float64) + 0.5
+    wide[:, ::2] += torch.eye(3, dtype=torch.float64)
+    for start in (first, first.T):
+        made = torchjac.plan(func, start, layout=torch.strided, backend="replay")
+        for x in (wide[:, ::2].contiguous().T, wide[:, ::2], wide[:, 1::2].contiguous()):
+            torch.testing.assert_close(made(x), torch.func.jacrev(func)(x.contiguous()))
+            smooth = made(x.detach().requires_grad_(), create_graph=True)
+            torch.testing.assert_close(smooth.detach(), made(x))

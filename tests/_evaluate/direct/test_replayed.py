@@ -67,7 +67,7 @@ CALLS = [
 
 @pytest.mark.parametrize("program", CALLS, ids=lambda p: str(list(p.graph.nodes)[-2].target))
 def test_an_operation_gives_what_pytorch_gives(program) -> None:
-    expected, found = program(X), replayed(program)([X])
+    expected, found = program(X), replayed(program, [X])([X])
     torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0, equal_nan=True)
 
 
@@ -81,7 +81,7 @@ def test_items_of_lists_are_taken() -> None:
     parts = [graph.call_function(getitem, (pair, k)) for k in (1, 0)]
     graph.output(graph.call_function(aten.sub.Tensor, tuple(parts)))
     program = fx.GraphModule(torch.nn.Module(), graph)
-    assert replayed(program)([torch.tensor([[1.0], [5.0]])]).tolist() == [4.0]
+    assert replayed(program, [torch.ones(2, 1)])([torch.tensor([[1.0], [5.0]])]).tolist() == [4.0]
 
 
 def test_tensors_are_let_go_after_their_last_use() -> None:
@@ -101,7 +101,7 @@ def test_tensors_are_let_go_after_their_last_use() -> None:
     first = graph.call_function(watched, (graph.placeholder("x"),))
     second = graph.call_function(aten.neg.default, (first,))
     graph.output(graph.call_function(count, (second,)))
-    replayed(fx.GraphModule(torch.nn.Module(), graph))([torch.ones(2)])
+    replayed(fx.GraphModule(torch.nn.Module(), graph), [torch.ones(2)])([torch.ones(2)])
     assert alive[-1] == 0
 
 
@@ -109,5 +109,31 @@ def test_an_input_that_is_not_used_is_taken() -> None:
     graph = fx.Graph()
     graph.placeholder("x")
     graph.output(graph.call_function(aten.neg.default, (graph.placeholder("y"),)))
-    run = replayed(fx.GraphModule(torch.nn.Module(), graph))
+    run = replayed(fx.GraphModule(torch.nn.Module(), graph), [torch.ones(1)] * 2)
     assert run([torch.ones(1), torch.full((1,), 2.0)]).tolist() == [-2.0]
+
+
+def test_inputs_lie_as_they_did_when_the_program_was_recorded() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def note(x):
+        seen.append(x.stride())
+        return x
+
+    graph = fx.Graph()
+    graph.output(graph.call_function(note, (graph.placeholder("x"),)))
+    program = fx.GraphModule(torch.nn.Module(), graph)
+    run, base = replayed(program, [torch.ones(2, 3)]), torch.arange(6.0)
+    for given in (base.view(2, 3), base.view(3, 2).T, base[:3].expand(2, 3)):
+        assert run([given]).tolist() == given.tolist()
+    assert seen == [(3, 1)] * 3
+
+
+@pytest.mark.parametrize("example", [torch.ones(1).expand(4), torch.arange(5.0).unfold(0, 2, 1)])
+def test_elements_of_an_example_may_lie_on_each_other(example) -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_function(aten.clone.default, (graph.placeholder("x"),)))
+    run = replayed(fx.GraphModule(torch.nn.Module(), graph), [example])
+    given = torch.arange(8.0)[: example.numel()].view(example.shape)
+    assert run([given]).tolist() == given.tolist()
+    assert run([example]).tolist() == example.tolist()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from torchjac._evaluate.direct.replayed import Run
+from torchjac._evaluate.direct.strides import Strides, laid_out
 from torchjac._inputs.warn import warn
 from torchjac._torch import compile_graph
 from torchjac.errors import FallbackWarning
@@ -122,12 +123,12 @@ def _compiled(program: fx.GraphModule, examples: Sequence[Tensor], apart: Collec
     return _stepwise(steps, inputs, output, strides)
 
 
-def _whole(step: _Step, strides: list[tuple[int, ...]]) -> Run:
+def _whole(step: _Step, strides: Strides) -> Run:
     call, constants = step.call, step.constants
 
     def run(leaves: Sequence[Tensor]) -> Tensor:
         if [x.stride() for x in leaves] != strides:
-            leaves = _laid_out(leaves, strides)
+            leaves = laid_out(leaves, strides)
         return call([*constants, *leaves])[0]
 
     return run
@@ -137,11 +138,11 @@ def _stepwise(
     steps: Sequence[_Step],
     inputs: Sequence[fx.Node],
     output: fx.Node,
-    strides: list[tuple[int, ...]],
+    strides: Strides,
 ) -> Run:
     def run(leaves: Sequence[Tensor]) -> Tensor:
         if [x.stride() for x in leaves] != strides:
-            leaves = _laid_out(leaves, strides)
+            leaves = laid_out(leaves, strides)
         values = dict(zip(inputs, leaves, strict=True))
         for call, constants, takes, gives, frees in steps:
             made = call([*constants, *[values[node] for node in takes]])
@@ -151,16 +152,6 @@ def _stepwise(
         return values[output]
 
     return run
-
-
-def _laid_out(leaves: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """The same numbers, where compiled code looks for them."""
-    return [
-        x
-        if x.stride() == s
-        else torch.empty_strided(x.shape, s, dtype=x.dtype, device=x.device).copy_(x)
-        for x, s in zip(leaves, strides, strict=True)
-    ]
 
 
 def _graph_of(part: Part) -> fx.GraphModule:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from torchjac._evaluate.direct.strides import laid_out, strides_of
+
 Run = Callable[[Sequence[Tensor]], Tensor]
 # They do what the operators of their names do, and take a third of the time to call.
 _QUICK = {
@@ -63,17 +65,18 @@ _QUICK = {
 }
 
 
-def replayed(program: fx.GraphModule) -> Run:
+def replayed(program: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
     """A program as a Python function, which lets go of each tensor after its last use.
 
     Args:
         program: Takes tensors, returns one.
+        examples: Tensors that lie in memory as those did that it was recorded with.
 
     Returns:
-        What runs it.
+        What runs it. Inputs that lie otherwise are copied.
     """
     lines: list[str] = []
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"laid_out": laid_out, "strides": strides_of(examples)}
     last = _last_uses(program.graph)
 
     def known(value: Any) -> str:
@@ -107,7 +110,8 @@ def replayed(program: fx.GraphModule) -> Run:
             lines.append(f"return {shown(node.args[0])}")
         if dead := [n.name for n in last.get(node, ()) if n.op != "get_attr"]:
             lines.append(f"del {', '.join(dead)}")
-    body = "\n    ".join([f"[{', '.join(inputs)}] = leaves", *lines])
+    check = "if [x.stride() for x in leaves] != strides: leaves = laid_out(leaves, strides)"
+    body = "\n    ".join([check, f"[{', '.join(inputs)}] = leaves", *lines])
     exec(f"def run(leaves):\n    {body}", names)
     return names["run"]
 

@@ -12,6 +12,7 @@ from torchjac._evaluate.direct.captured import captured
 from torchjac._evaluate.direct.compiled import compiled
 from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.replayed import Run, replayed
+from torchjac._evaluate.direct.strides import laid_out, strides_of
 from torchjac._evaluate.direct.written import Form, Written
 
 REPLAY, INDUCTOR, CUDAGRAPHS = "replay", "inductor", "cudagraphs"
@@ -59,8 +60,9 @@ class Direct:
         varying = self.program.varying
         if varying is None:
             return
-        # A CUDA graph writes to memory of its own only.
-        if self.backend == CUDAGRAPHS or not nonzeros.is_contiguous():
+        # A CUDA graph writes to memory of its own only, and one element alone has any stride.
+        is_plain = nonzeros.is_contiguous() and nonzeros.numel() > 1
+        if self.backend == CUDAGRAPHS or not is_plain:
             nonzeros.copy_(self.nonzeros(leaves))
             return
         if self._storing is None:
@@ -84,7 +86,7 @@ class Direct:
             Shape (nnz,), with a graph.
         """
         if self.backend != INDUCTOR:
-            return self.program.whole.one_by_one.graph(*leaves)
+            return self.program.whole.one_by_one.graph(*laid_out(leaves, strides_of(self.examples)))
         return _Differentiable.apply(self, *leaves)
 
     @property
@@ -99,8 +101,8 @@ class Direct:
         if self.backend == INDUCTOR:
             return compiled(self.api, graph, examples)
         if self.backend == CUDAGRAPHS:
-            return captured(replayed(graph), examples)
-        return replayed(graph)
+            return captured(replayed(graph, examples), examples)
+        return replayed(graph, examples)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which belongs to this process."""
@@ -141,7 +143,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, direct: Direct, *leaves: Tensor) -> Tensor:
-        ctx.direct = direct
+        ctx.direct, ctx.strides = direct, strides_of(direct.examples)
         ctx.save_for_backward(*leaves)
         return direct.nonzeros([leaf.detach() for leaf in leaves])
 
@@ -152,7 +154,7 @@ class _Differentiable(torch.autograd.Function):
             leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
         live = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
-            nonzeros = ctx.direct.program.whole.one_by_one.graph(*leaves)
+            nonzeros = ctx.direct.program.whole.one_by_one.graph(*laid_out(leaves, ctx.strides))
             found: Sequence[Tensor | None] = [None] * len(live)
             if nonzeros.requires_grad:
                 found = torch.autograd.grad(
