@@ -7,7 +7,7 @@ what it relies on.
 import math
 import warnings
 from collections.abc import Callable, Sequence, Set
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from operator import getitem
@@ -319,6 +319,11 @@ class BatchingRulesOnly:
 
 # What PyTorch says of an op without a batching rule in such a block.
 NO_BATCHING_RULE = "hit the vmap fallback"
+
+
+def unrecorded() -> AbstractContextManager[None]:
+    """A block in which dispatch modes see nothing."""
+    return torch._C._DisableTorchDispatch()
 
 
 def forward_grad_is_enabled() -> bool:

@@ -22,9 +22,9 @@ FORWARD, REVERSE = "forward-mode", "reverse-mode"
 # Where a product takes longer than this, a pass costs nothing beside its seeds; beyond the second
 # limit it is not even repeated.
 LONG_S, VERY_LONG_S = 0.01, 0.02
-# Times are taken at least twice, for at first memory is new, and then so long or so often; the
-# least counts, for others run beside us.
-REPEATED_S, LEAST_REPEATS, MOST_REPEATS = 0.004, 2, 3
+# Times are taken so long or so often, with several seeds at least twice, for at first memory is
+# new; the least counts, for others run beside us.
+REPEATED_S, MOST_REPEATS = 0.004, 3
 # Seeds of the pass that tells what one more costs: so many that they outweigh what a pass costs
 # whatever its size.
 SEVERAL_BYTES, FEWEST, MOST = 2**20, 4, 64
@@ -122,7 +122,8 @@ def _least_seconds(passes: Passes, method: str, mode: str, seeds: Tensor) -> flo
     """Time of one evaluation as a plan makes it, the tape included; short ones are repeated."""
     again = passes.signature._replace(call=passes.signature.recall)
     times: list[float] = []
-    while len(times) < LEAST_REPEATS or (sum(times) < REPEATED_S and len(times) < MOST_REPEATS):
+    least = min(len(seeds), 2)
+    while len(times) < least or (sum(times) < REPEATED_S and len(times) < MOST_REPEATS):
         fresh = replace(passes, signature=again, tape=None, value=None)
         with passes.state.replayed():
             _wait(seeds)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.placed import Part
 from torchjac._evaluate.direct.transport import PRODUCTS, Transport
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
@@ -23,6 +24,7 @@ from torchjac._linearize.record import is_random
 from torchjac._local.call import Call
 from torchjac._local.registry import opaque_terms
 from torchjac._local.rules import terms_of
+from torchjac._torch import unrecorded
 
 
 def carry(
@@ -31,8 +33,8 @@ def carry(
     is_constant: Callable[[Tensor], bool],
     scope: str,
     room: int,
-    starts: Mapping[int, list[Block]] | None = None,
-) -> list[list[Block] | None]:
+    starts: Mapping[int, list[Part]] | None = None,
+) -> list[list[Part] | None]:
     """The partial derivatives of the results of a program.
 
     Args:
@@ -44,7 +46,7 @@ def carry(
         starts: Derivatives of the tangents by what they were made of. None: each is its own.
 
     Returns:
-        Blocks for each result, None for one that is zero. Their indices are those of `starts`, or
+        Derivatives of each result, None for one that is zero. Indices are those of `starts`, or
         count the elements of all tangents, one after the other, from 1.
 
     Raises:
@@ -61,8 +63,9 @@ def carry(
             continue
         _check_layouts(node, program, values)
         call = Call(node, program, scope == "local")
-        known = terms_of(call)
-        terms = known or opaque_terms(call)
+        with unrecorded():  # the structure of an operation depends on constants alone
+            known = terms_of(call)
+            terms = known or opaque_terms(call)
         for position, number in enumerate(node.outputs):
             if number is not None:
                 result = program.values[number]
@@ -76,9 +79,9 @@ def carry(
     return [None if n is None else carried[n] for n in program.outputs]
 
 
-def _identity(program: LinearProgram, primals: Sequence[Tensor]) -> dict[int, list[Block]]:
+def _identity(program: LinearProgram, primals: Sequence[Tensor]) -> dict[int, list[Part]]:
     """Each input is its own derivative, which is one."""
-    carried: dict[int, list[Block]] = {}
+    carried: dict[int, list[Part]] = {}
     start = 1
     for number in program.tangents:
         shape, dtype = program.values[number][:2]
