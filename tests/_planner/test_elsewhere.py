@@ -216,6 +216,7 @@ def normalised(x):
     return torch.nn.functional.group_norm(x[None], 3)[0].sin()
 
 
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
 @pytest.mark.parametrize("func", [determinant, normalised])
 def test_inputs_that_lie_otherwise_in_memory(func):
     first = torch.rand(3, 3, dtype=torch.float64) + torch.eye(3, dtype=torch.float64)
