@@ -227,7 +227,7 @@ class Multiplication:
 
         map_pieces = pieces([_in_blocks(parts) for parts in factor], shapes, by_output=by_output)
         carried = [_in_blocks(parts) for parts in before or []]
-        return multiplied(carried, map_pieces, dtypes, check_room)
+        return [list(blocks) for blocks in multiplied(carried, map_pieces, dtypes, check_room)]
 
 
 def _renumbered(

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block, compacted
+from torchjac._evaluate.direct.placed import Part, Placed
 from torchjac._evaluate.direct.rows import Places, Slices, in_rows, index_tensor
 from torchjac._pattern.pattern import SparsityPattern
 
@@ -62,21 +64,25 @@ class Lookup:
         self._transposed = transposed
         self._dtype = np.int32 if pattern.nnz < 2**31 - 1 else np.int64
 
-    def places_of(self, block: Block, start: int) -> Places:
+    def places_of(
+        self, block: Block, start: int, elements: NDArray[np.int64] | None = None
+    ) -> Places:
         """Where each derivative of a block stands.
 
         Args:
-            block: Of a result of the linear program.
+            block: Of a result of the linear program, or of some of its elements.
             start: Number of the first element of this result among all results.
+            elements: Which elements of the result they are, None for all.
 
         Returns:
             Places, shape (k, *S), -1 where there is none: no input, or a derivative that constant
             zeros make zero.
         """
         places = np.full((block.slices, prod(block.shape)), -1, self._dtype)
+        own = np.arange(places.shape[1]) if elements is None else elements
         for found, index in zip(places, block.index.reshape(block.slices, -1), strict=True):
             live = np.flatnonzero(index)
-            inputs, results = index[live].astype(np.int64) - 1, live + start
+            inputs, results = index[live].astype(np.int64) - 1, own[live] + start
             rows, columns = (inputs, results) if self._transposed else (results, inputs)
             keys = rows * self._width + columns
             near = np.searchsorted(self._keys, keys)
@@ -87,7 +93,7 @@ class Lookup:
 
 
 def assemble(
-    results: Sequence[Sequence[Block] | None],
+    results: Sequence[Sequence[Part] | None],
     sizes: Sequence[int],
     pattern: SparsityPattern,
     like: Tensor,
@@ -98,7 +104,7 @@ def assemble(
     """Put the derivatives of all results in order.
 
     Args:
-        results: Blocks of each result of the linear program.
+        results: Derivatives of each result of the linear program.
         sizes: Numbers of elements of the results.
         pattern: Of the Jacobian.
         like: A tensor with the dtype and device of the nonzeros.
@@ -109,15 +115,11 @@ def assemble(
         The nonzeros.
     """
     lookup = Lookup(pattern, transposed=transposed)
+    starts = np.cumsum([0, *sizes])
     pieces = [
-        Piece(
-            lookup.places_of(block, int(start)),
-            block.values.to(like.dtype),
-            number,
-            is_constant(block.values),
-        )
-        for number, (blocks, start) in enumerate(zip(results, np.cumsum([0, *sizes]), strict=False))
-        for block in blocks or ()
+        _piece(lookup, part, number, int(start), like, is_constant)
+        for number, (parts, start) in enumerate(zip(results, starts, strict=False))
+        for part in parts or ()
     ]
     constant = [piece for piece in pieces if piece.is_constant]
     varying = [piece for piece in pieces if not piece.is_constant]
@@ -136,6 +138,19 @@ def assemble(
     if whole is None:
         whole = base.index_copy(0, index_tensor(targets, like), found)
     return Assembly(whole, found, targets)
+
+
+def _piece(
+    lookup: Lookup,
+    part: Part,
+    result: int,
+    start: int,
+    like: Tensor,
+    is_constant: Callable[[Tensor], bool],
+) -> Piece:
+    block, elements = (part.block, part.elements) if isinstance(part, Placed) else (part, None)
+    places = lookup.places_of(block, start, elements)
+    return Piece(places, block.values.to(like.dtype), result, is_constant(block.values))
 
 
 def _targets(pieces: Sequence[Piece], count: int) -> Places | None:
@@ -175,7 +190,8 @@ def _renumbered(piece: Piece, targets: Places) -> Piece:
 
 def _compacted(pieces: Sequence[Piece]) -> Iterator[Piece]:
     """As few slices as possible of each result."""
-    for number, alike in groupby(pieces, lambda piece: piece.result):
+    alikes = groupby(pieces, lambda piece: (piece.result, piece.places.shape[1:]))
+    for (number, _), alike in alikes:
         for block in compacted([Block(p.places + 1, p.values) for p in alike]):
             yield Piece(block.index - 1, block.values, number)
 

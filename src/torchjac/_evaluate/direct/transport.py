@@ -15,6 +15,7 @@ from torchjac._evaluate.direct.convolve import convolved
 from torchjac._evaluate.direct.extremes import extremes, united
 from torchjac._evaluate.direct.join import joined
 from torchjac._evaluate.direct.operate import Operation
+from torchjac._evaluate.direct.placed import Part, Placed, moved, whole
 from torchjac._linearize.program import Ref, Value
 from torchjac._local.algebra import (
     Contract,
@@ -103,7 +104,7 @@ class Transport:
         if not self._operation.is_linear():
             raise NotImplementedError(f"{self._call.node.name} is not linear in the tangent")
 
-    def run(self, terms: Sequence[Term], carried: Mapping[int, list[Block]]) -> list[Block]:
+    def run(self, terms: Sequence[Term], carried: Mapping[int, list[Part]]) -> list[Part]:
         """The derivatives of the result.
 
         Args:
@@ -111,7 +112,7 @@ class Transport:
             carried: The derivatives of the arguments.
 
         Returns:
-            Its blocks.
+            Those of its own.
 
         Raises:
             TooManyDerivativesError: They would hold too much.
@@ -126,21 +127,50 @@ class Transport:
             self.check_linear()
         if self._adds_a_number():
             raise NotImplementedError(f"{self._call.node.name} takes tangents here, numbers there")
+        few, rest = self._of_few(by_source, carried)
+        results = self._of_blocks(by_source, rest)
+        parts = [*[block for block in results if block.index.any()], *few]
+        sizes = [
+            part.block.index.size if isinstance(part, Placed) else part.index.size for part in parts
+        ]
+        self._check_room(sum(sizes))
+        return parts
+
+    def _of_few(
+        self, by_source: Mapping[int, list[Term]], carried: Mapping[int, list[Part]]
+    ) -> tuple[list[Placed], dict[int, list[Block]]]:
+        """What comes of derivatives of few elements, and the blocks that are left."""
+        few: list[Placed] = []
+        rest: dict[int, list[Block]] = {}
+        for number, terms in by_source.items():
+            rest[number] = []
+
+            def on(given: Tensor, number: int = number) -> Tensor:
+                return self._operation.on({number: given})
+
+            for part in carried[number]:
+                found = moved(part, terms, self._shape, self._dtype, on)
+                if found is None:
+                    rest[number].append(whole(part))
+                else:
+                    few += [each for each in found if each.block.index.any()]
+        return few, rest
+
+    def _of_blocks(
+        self, by_source: Mapping[int, list[Term]], carried: Mapping[int, list[Block]]
+    ) -> list[Block]:
+        terms = [term for alike in by_source.values() for term in alike]
         moves = all([type(m) is Move for term in terms for m in term.maps])
         if len(terms) > 1 and moves and self._packet not in _BY_MEMORY:
             rows = joined({number: carried[number] for number in by_source}, self._is_constant)
-            results = added([self._moved_together(by_source, row) for row in rows])
-        else:
-            results = added(
-                [
-                    self._through(alike, block)
-                    for number, alike in by_source.items()
-                    for block in carried[number]
-                ]
-            )
-        results = [block for block in results if block.index.any()]
-        self._check_room(sum([block.index.size for block in results]))
-        return results
+            return added([self._moved_together(by_source, row) for row in rows])
+        return added(
+            [
+                self._through(alike, block)
+                for number, alike in by_source.items()
+                for block in carried[number]
+            ]
+        )
 
     def _may_be_curved(self, by_source: Mapping[int, Any]) -> bool:
         """Whether rules hold for the dependence only: autograd itself takes a few detours."""
