@@ -81,8 +81,8 @@ def bundle(cameras: int, points: int, observations: int) -> ca.Function:
     return _jacobian(x, ca.vec(one.map(observations)(all_cameras, all_points)))
 
 
-def robot(samples: int) -> ca.Function:
-    """Positions of the hand by the angles, (3, 6) for each sample, beside one another."""
+def robot() -> ca.Function:
+    """Positions of the hand by the angles, (3, 6)."""
     q = ca.SX.sym("q", 6)
     pose = ca.SX.eye(4)
     for joint, (twist, length, offset) in enumerate(ARM):
@@ -94,8 +94,7 @@ def robot(samples: int) -> ca.Function:
             ca.horzcat(0, upright, level, offset),
             ca.horzcat(0, 0, 0, 1),
         )
-    one = ca.Function("one", [q], [ca.densify(ca.jacobian(pose[:3, 3], q))])
-    return one if samples == 1 else one.map(samples)
+    return ca.Function("one", [q], [ca.densify(ca.jacobian(pose[:3, 3], q))])
 
 
 def _jacobian(x: Any, y: Any) -> ca.Function:
@@ -116,10 +115,11 @@ def solve(asked: Asked, x: np.ndarray, expected: Any) -> Solution:
     if x.size > MOST_UNKNOWNS:
         raise AbsentError(f"not run above {MOST_UNKNOWNS:,} unknowns: its expressions are scalar")
     if asked.sizes:
-        make = partial(SPARSE_ONES[asked.name], *asked.sizes)
+        make, copies = partial(SPARSE_ONES[asked.name], *asked.sizes), 1
     else:
-        make = partial(robot, int(asked.name.partition("/")[2]))
-    derivative, made_s = timed(make)
+        make, copies = robot, int(asked.name.partition("/")[2])
+    one, made_s = timed(make)
+    derivative = one if copies == 1 else one.map(copies)
     places = derivative.sparsity_out(0)
     given, result = np.ascontiguousarray(x, float).ravel(), np.zeros(places.nnz())
     buffer, trigger = derivative.buffer()
@@ -142,7 +142,7 @@ def solve(asked: Asked, x: np.ndarray, expected: Any) -> Solution:
         call=call,
         once={"expressions": made_s},
         answer=answer,
-        work=f"{derivative.n_instructions():,} instructions",
+        work=f"{one.n_instructions() * copies:,} instructions",
         tolerance=tolerance,
         note=how if asked.sizes else f"{how}, in double precision",
     )

@@ -97,7 +97,8 @@ def _machine(run: Run) -> Iterator[str]:
     yield "Measured with " + ", ".join(f"{name} {value}" for name, value in run.machine.items())
     if run.quick:
         yield ""
-        yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions."
+        yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions,"
+        yield "double precision alone for what is sparse, no memory budgets."
 
 
 def _overview(run: Run, images: Sequence[str]) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Effort:
 
 
 FULL = Effort(seconds=8.0, fewest=5, most=150, block_s=0.010)
-QUICK = Effort(seconds=1.5, fewest=3, most=30, block_s=0.005)
+QUICK = Effort(seconds=1.0, fewest=3, most=30, block_s=0.005)
 
 
 @dataclass(frozen=True)

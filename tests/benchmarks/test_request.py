@@ -68,9 +68,14 @@ def test_the_short_form_has_every_family() -> None:
 
 
 def test_groups_stand_for_their_parts() -> None:
-    assert wanted([]) == list(PARTS)
-    assert wanted(["sparse"]) == list(workloads.SPARSE_FAMILIES)
-    assert wanted(["robot", "dense"]).count("robot") == 1
+    assert wanted([], quick=False) == list(PARTS)
+    assert wanted(["sparse"], quick=False) == list(workloads.SPARSE_FAMILIES)
+    assert wanted(["robot", "dense"], quick=False).count("robot") == 1
+
+
+def test_the_short_form_measures_budgets_of_memory_only_if_asked() -> None:
+    assert "memory" not in wanted([], quick=True)
+    assert wanted(["memory"], quick=True) == ["memory"]
 
 
 def test_a_page_is_written_by_default_only_of_everything() -> None:
