@@ -228,3 +228,27 @@ def test_inputs_that_lie_otherwise_in_memory(func):
             torch.testing.assert_close(made(x), torch.func.jacrev(func)(x.contiguous()))
             smooth = made(x.detach().requires_grad_(), create_graph=True)
             torch.testing.assert_close(smooth.detach(), made(x))
+
+
+@pytest.mark.parametrize("ask", [torch.Tensor.is_contiguous, lambda x: x.stride()[0] > 1])
+def test_a_function_that_asks_how_its_input_lies_in_memory(ask):
+    def either(x):
+        return x.sin() if ask(x) else x.cos()
+
+    x = torch.rand(3, 3, dtype=torch.float64)
+    made = torchjac.plan(either, x, layout=torch.strided, backend="replay")
+    torch.testing.assert_close(made(x + 1), torch.func.jacrev(either)(x + 1))
+    with pytest.warns(torchjac.errors.BranchWarning, match="another branch"):
+        found = made(x.T)
+    torch.testing.assert_close(found, torch.func.jacrev(either)(x.T))
+
+
+def test_where_weights_lie_decides_nothing_new():
+    weight = torch.rand(3, 3, dtype=torch.float64).T
+
+    def weighed(x):
+        return x.sin() @ (weight if weight.is_contiguous() else weight.contiguous())
+
+    x = torch.rand(3, 3, dtype=torch.float64)
+    made = torchjac.plan(weighed, x, layout=torch.strided, backend="replay")
+    torch.testing.assert_close(made(x.T), torch.func.jacrev(weighed)(x.T))

@@ -42,7 +42,9 @@ def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
     forward = _forward(flat, signature.leaves, random(signature.leaves))
     if forward is not None and agree(forward, backward):
         # Forward, PyTorch may read for the derivative too, which no evaluation will repeat.
-        return replace(forward.program, reads=backward.program.reads), outputs
+        told = backward.program
+        program = replace(forward.program, reads=told.reads, reads_places=told.reads_places)
+        return program, outputs
     return backward.program, outputs
 
 

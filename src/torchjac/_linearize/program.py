@@ -69,6 +69,7 @@ class LinearProgram:
         linear: Numbers of the tensors that depend on the tangents.
         direction: "jvp" or "vjp".
         reads: What the function read out of tensors while it ran: its branch depends on them.
+        reads_places: Whether it asked how tensors lie in memory, which may decide as well.
         trace_s: Seconds that tracing took.
         graded: Numbers of constants that came from outside and require gradients.
         generic: Constants with zeros that are made of these, as they are with other numbers
@@ -85,6 +86,7 @@ class LinearProgram:
     linear: frozenset[int]
     direction: str
     reads: tuple[Any, ...] = ()
+    reads_places: bool = False
     trace_s: float = 0.0
     graded: frozenset[int] = frozenset()
     generic: Mapping[int, Tensor] = field(default_factory=dict)

@@ -42,6 +42,15 @@ _READERS = frozenset(
 )
 # These hand out the memory.
 _LENDERS = frozenset({Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr})
+# These tell where the numbers lie, which need not be the same for equal tensors.
+_LOCATORS = frozenset(
+    {
+        Tensor.is_contiguous,
+        Tensor.storage_offset,
+        Tensor.stride,
+        Tensor.untyped_storage,
+    }
+)
 # The size of what these return depends on values.
 _SIZERS = frozenset(
     {
@@ -92,6 +101,9 @@ class Reads(TorchFunctionMode):
     Forward mode does not heed `torch.no_grad`, reverse mode does: here both take such a block as
     constant. Where there is a listener, derivatives run too, and what PyTorch reads for these is
     left out.
+
+    Attributes:
+        places: Whether the function asked where tensors lie in memory that are no constants.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class Reads(TorchFunctionMode):
         super().__init__()
         self._listener = listener
         self._is_constant = is_constant
+        self.places = False
         self._values: list[Any] = []
         self._forward_grad: list[bool] = []
         self._numbers = _Numbers(self._note)
@@ -132,8 +145,10 @@ class Reads(TorchFunctionMode):
     def _note(self, tensor: Tensor, number: Any) -> None:
         if not self._is_reading:
             self._values.append(_comparable(number))
-            is_constant = self._is_constant is not None and self._is_constant(tensor)
-            self._varies = self._varies or not is_constant
+            self._varies = self._varies or not self._knows(tensor)
+
+    def _knows(self, tensor: Tensor) -> bool:
+        return self._is_constant is not None and self._is_constant(tensor)
 
     def __torch_function__(
         self,
@@ -157,6 +172,8 @@ class Reads(TorchFunctionMode):
             parts = result if isinstance(result, tuple) else (result,)
             self._varies = True
             self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))
+        elif func in _LOCATORS:
+            self.places = self.places or not self._knows(args[0])
         elif func is grad_switch:
             forward_grad_enabled(*args)
         return result

@@ -142,6 +142,7 @@ def _program(
         linear=frozenset(),
         direction=direction,
         reads=reads.values,
+        reads_places=reads.places,
         graded=frozenset(recorder.graded),
     )
 

@@ -109,6 +109,7 @@ def prepare(
     by_place = reads_memory(tape.survey().node_names)
     is_stateful = moves_buffers or point.state.was_used()
     pattern, found, seen = _find(point.signature, request, given, outputs)
+    by_place = by_place or (seen is not None and seen.program.reads_places)
     passes = Passes(point.signature, outputs, options, point.state, tape)
     probes = _probes(passes, request, pattern)
     structure = Structure(
