@@ -133,9 +133,8 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
         return [_Made(None, _candidate(site, "direct", inf, _not_possible(error)))]
     ways = [best] if best.is_plain else [best, plain_bracket(seen.program)]
     for way in ways:
-        emitted = _emitted(site, way)
-        if way is best and (rival := rival_of(best)) is not None:
-            emitted = _faster(site, emitted, _emitted(site, rival))
+        rival = rival_of(way) if way is best else None
+        emitted = _emitted(site, way) if rival is None else _faster(site, way, rival)
         found += _of_one_way(site, emitted, passes, _least_s(found))
         if not site.request.tune and any([m.direct for m in found]):
             break
@@ -146,15 +145,26 @@ def _least_s(found: Sequence[_Made]) -> float:
     return min([m.candidate.predicted_s for m in found], default=inf)
 
 
-def _faster(site: _Site, one: _Emitted | _Made, other: _Emitted | _Made) -> _Emitted | _Made:
+def _faster(site: _Site, way: Bracket, rival: Bracket) -> _Emitted | _Made:
     """Of two ways the one that is faster run operation by operation."""
+    other = _emitted(site, rival)
     if isinstance(other, _Made):
-        return one
+        return _emitted(site, way)
+    other_s = _tried(site, other, REPLAY).candidate.predicted_s
+    if other_s < _predicted_s(site, way):
+        return other
+    one = _emitted(site, way)
     if isinstance(one, _Made):
         return other
     once_s = one.once_s + other.once_s
-    times = [_tried(site, way, REPLAY).candidate.predicted_s for way in (one, other)]
-    return (other if times[1] < times[0] else one)._replace(once_s=once_s)
+    one_s = _tried(site, one, REPLAY).candidate.predicted_s
+    return (other if other_s < one_s else one)._replace(once_s=once_s)
+
+
+def _predicted_s(site: _Site, way: Bracket) -> float:
+    """Seconds of a bracket as it was counted, without what begins operations."""
+    moved, work = int(way.bytes or 0), int(2 * (way.multiplications or 0))
+    return machine_of(site.values.device).replayed_s(Cost(moved, moved, work, 0, 0))
 
 
 def _of_one_way(

@@ -6,7 +6,7 @@ import torch
 from tests._evaluate.chain.test_cuts import perceptron
 from tests._evaluate.direct.emitted import backward
 from torchjac._evaluate.chain import parts
-from torchjac._evaluate.chain.bracket import choose_bracket
+from torchjac._evaluate.chain.bracket import choose_bracket, rival_of
 from torchjac._evaluate.chain.stretch import TANGENT
 from torchjac._inputs.signature import bind
 from torchjac._pattern.detect import detect
@@ -68,3 +68,34 @@ def test_a_part_without_an_adjoint_is_named(monkeypatch) -> None:
 def test_printed() -> None:
     text = str(bracket_of(perceptron(300, 3, 200), torch.rand(300)))
     assert text == ("J2 J1 by adjoints, through 300-3-200: 2.4e+05 multiplications, 7.6e+05 bytes")
+
+
+def attention(x: torch.Tensor) -> torch.Tensor:
+    weights = torch.softmax(x @ WIDE @ x.T, -1)
+    return (weights @ x @ WIDE).tanh() @ WIDE
+
+
+WIDE = torch.eye(40) + 0.01
+
+
+@pytest.mark.parametrize("direction", ["", "vjp"])
+def test_products_of_what_varies_have_a_rival(direction) -> None:
+    bracket = bracket_of(attention, torch.rand(9, 40), direction)
+    rival = rival_of(bracket)
+    assert rival is not None
+    assert rival.is_transposed is (direction == "")
+    assert rival.is_plain is (direction == "vjp")
+    assert rival.multiplications is None
+
+
+def test_products_with_constants_have_no_rival() -> None:
+    bracket = bracket_of(perceptron(400, 200, 3, 200, 400), torch.rand(400))
+    assert rival_of(bracket) is None
+
+
+def test_a_part_without_an_adjoint_has_no_rival(monkeypatch) -> None:
+    def refuse(*_):
+        raise NotImplementedError("no transposed program: none today")
+
+    monkeypatch.setattr(parts, "transposed", refuse)
+    assert rival_of(bracket_of(attention, torch.rand(9, 40))) is None

@@ -43,3 +43,9 @@ def test_large_blocks_stay_whole_and_meet_those_as_large() -> None:
     large, other = block(*[[k, k] for k in range(1, 41)]), block(*[[k, 0] for k in range(1, 41)])
     rows = joined({0: [large], 1: [other], 2: [block([1, 1])]}, never)
     assert [{n: part.slices for n, part in row.items()} for row in rows] == [{0: 40, 1: 40}, {2: 1}]
+
+
+def test_blocks_with_none_to_meet_stay_whole() -> None:
+    alone, large = block(*[[k, k] for k in range(1, 11)]), block(*[[k, 0] for k in range(1, 41)])
+    rows = joined({0: [alone], 1: [large]}, never)
+    assert [{n: part.slices for n, part in row.items()} for row in rows] == [{0: 10}, {1: 40}]

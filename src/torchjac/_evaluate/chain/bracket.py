@@ -136,8 +136,9 @@ def rival_of(bracket: Bracket) -> Bracket | None:
     Returns:
         The other, or None if there is no such product, or it is no other.
     """
-    program, root = bracket.program, Stretch(0, len(bracket.cuts) - 1, ADJOINT)
-    if bracket.is_plain or bracket.is_transposed or bracket.refused or program.direction != "jvp":
+    program, is_forward = bracket.program, bracket.program.direction == "jvp"
+    root = Stretch(0, len(bracket.cuts) - 1, ADJOINT if is_forward else TANGENT)
+    if bracket.is_plain or bracket.is_transposed or (is_forward and bracket.refused):
         return None
     known = program.linear.union(program.constants)
     nodes = program.linear_nodes

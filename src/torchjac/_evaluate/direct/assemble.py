@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block, compacted
 from torchjac._evaluate.direct.placed import Part, Placed
+from torchjac._evaluate.direct.regular import turn_of
 from torchjac._evaluate.direct.rows import Places, Slices, in_rows, index_tensor
 from torchjac._pattern.pattern import SparsityPattern
 
@@ -212,18 +213,15 @@ def _gathered(pieces: Sequence[Piece], count: int) -> Tensor:
 
 def _permuted(piece: Piece, count: int) -> Tensor | None:
     """The values with their axes in another order, if that brings them into place."""
-    places = piece.places
-    if places.size != count or not count:
+    places = piece.places.ravel()
+    if len(places) != count or not count or places.min() < 0:
         return None
-    origin = (0,) * places.ndim
-    steps = []
-    for axis, length in enumerate(places.shape):
-        neighbor = tuple([1 if d == axis and length > 1 else 0 for d in range(places.ndim)])
-        steps.append(int(places[neighbor] - places[origin]))
-    order = sorted(range(places.ndim), key=lambda d: (-steps[d], places.shape[d]))
-    if not np.array_equal(places.transpose(order).ravel(), np.arange(count)):
-        return None
-    return piece.values.permute(order).reshape(-1)
+    sources = np.full(count, -1, np.int64)
+    sources[places] = np.arange(count)
+    turn = turn_of(sources)
+    return (
+        None if turn is None else piece.values.reshape(turn.shape).permute(turn.order).reshape(-1)
+    )
 
 
 def _regular(pieces: Sequence[Piece], count: int) -> Tensor | None:

@@ -187,7 +187,8 @@ class _Writer:
         """The product element by element."""
         small, large = sorted((one, other), key=lambda piece: _count(piece.labels))
         order = order or (*[k for k in small.labels if k not in large.labels], *large.labels)
-        factors = [self._arranged(piece, order) for piece in (one, other)]
+        # The result lies in memory as its factors do.
+        factors = [self._arranged(piece, order, lays_out=True) for piece in (one, other)]
         shape = [k.length for k in order]
         return Piece(self._builder.call(aten.mul.Tensor, tuple(factors), shape), order)
 
@@ -216,17 +217,17 @@ class _Writer:
     def _matrix(self, piece: Piece, batch: Labels, sides: Labels) -> Ref:
         """A tensor with the axes of a batch in front, repeated along those that it lacks."""
         order = (*batch, *sides)
-        wide = self._arranged(piece, order)
-        if piece.labels[-1] in batch:  # libraries want numbers of a matrix to lie side by side
-            flat = self._builder.reshape(wide, [_count(piece.labels)])
-            wide = self._builder.reshape(flat, self._builder.shape(wide))
+        # Libraries want the numbers of a matrix to lie side by side.
+        wide = self._arranged(piece, order, lays_out=piece.labels[-1] in batch)
         return self._builder.expanded(wide, [k.length for k in order])
 
-    def _arranged(self, piece: Piece, order: Labels) -> Ref:
+    def _arranged(self, piece: Piece, order: Labels, *, lays_out: bool) -> Ref:
         """A tensor with its axes in order, those that it lacks of length one."""
         builder = self._builder
         own = [k for k in order if k in piece.labels]
         moved = builder.permute(piece.ref, [piece.labels.index(k) for k in own])
+        if lays_out and tuple(own) != piece.labels:
+            moved = builder.reshape(moved, [_count(own)])  # in contiguous memory
         return builder.reshape(moved, [k.length if k in own else 1 for k in order])
 
 

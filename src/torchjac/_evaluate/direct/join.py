@@ -8,8 +8,8 @@ from torch import Tensor
 
 from torchjac._evaluate.direct.blocks import Block
 
-# A block with more slices stays whole.
-_FEW = 32
+# A block with more slices stays whole; and one with more than the fewest, if it is alone.
+_FEW, _FEWEST = 32, 8
 
 
 def joined(
@@ -30,17 +30,28 @@ def joined(
     """
     rows: list[dict[int, Block]] = []
     for constant in (True, False):
+        alike = {
+            number: [block for block in blocks if is_constant(block.values) is constant]
+            for number, blocks in sources.items()
+        }
+        most = _most_apart(alike)
         single: dict[int, list[Block]] = {}
-        for number, blocks in sources.items():
-            alike = [b for b in blocks if is_constant(b.values) is constant]
-            single[number] = sorted(
-                [s for b in alike if b.slices <= _FEW for s in _slices(b)], key=_offset
-            )
-            rows += [{number: b} for b in alike if b.slices > _FEW]
+        for number, blocks in alike.items():
+            apart = [s for b in blocks if b.slices <= most for s in _slices(b)]
+            single[number] = sorted(apart, key=_offset)
+            rows += [{number: b} for b in blocks if b.slices > most]
         for parts in zip_longest(*single.values()):
             pairs = zip(single, parts, strict=True)
             rows.append({number: part for number, part in pairs if part is not None})
     return _paired(rows)
+
+
+def _most_apart(alike: Mapping[int, list[Block]]) -> int:
+    """Blocks with more slices stay whole: nearly all, if there is no other tensor to meet."""
+    meeting = [
+        number for number, blocks in alike.items() if any([b.slices <= _FEW for b in blocks])
+    ]
+    return _FEW if len(meeting) > 1 else _FEWEST
 
 
 def _slices(block: Block) -> list[Block]:

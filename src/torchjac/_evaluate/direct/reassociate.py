@@ -19,17 +19,18 @@ from torchjac._evaluate.direct.network import Term, matrix_product, whole
 from torchjac._evaluate.direct.reading import read
 from torchjac._evaluate.direct.spread import Builder
 from torchjac._linearize.cost import bytes_of, is_view
-from torchjac._linearize.program import LinearProgram, Node, Ref, Value
+from torchjac._linearize.program import LinearProgram, Node, Ref
 
 aten = torch.ops.aten
 # A stretch must become faster by so much, and by so many microseconds.
 _FASTER, _LEAST_GAIN = 0.75, 10.0
-# Microseconds: of a call, of a byte or a floating-point operation, of a number that is gathered,
-# and of a matrix in a batch.
-_CALL, _UNIT, _GATHERED, _MATRIX = 1.5, 1.1e-5, 1e-3, 0.05
+# Microseconds: of a call, of a byte or a floating-point operation, of a number that is gathered, of
+# one that is copied when its neighbours come from elsewhere, and of a matrix in a batch.
+_CALL, _UNIT, _GATHERED, _TURNED, _MATRIX = 1.5, 1.1e-5, 1e-3, 4e-3, 0.05
 _PRODUCTS, _GATHERS = frozenset({aten.mm, aten.bmm}), frozenset({aten.index, aten.index_select})
-_MOVES = frozenset({aten.permute, aten.transpose, aten.expand})
+_MOVES = frozenset({aten.permute.default, aten.transpose.int, aten.expand.default})
 _RESHAPES = frozenset({aten.view, aten.reshape, aten._unsafe_view})
+_COPIES = _RESHAPES | {aten.clone}
 
 
 def reassociated(program: LinearProgram) -> LinearProgram:
@@ -220,32 +221,43 @@ class _Rewriter:
         self._written.add(place)
 
     def _rewrite(self, terms: Sequence[Term], number: int) -> None:
-        """Write the sum of networks under a number."""
+        """Write the sum of networks under a number, laid out in memory as it was."""
         builder = self.builder
-        shape, dtype, _ = builder.values[number]
-        total = contracted(builder, terms[0])
-        for term in terms[1:]:
-            args = total, contracted(builder, term)
-            total = builder.call(aten.add.Tensor, args, shape)
+        shape, _, strides = builder.values[number]
+        order = sorted(range(len(shape)), key=lambda d: -strides[d] if strides else d)
+        parts = [contracted(builder, term.permuted(order)) for term in terms]
+        total = parts[0]
+        for part in parts[1:]:
+            total = builder.call(aten.add.Tensor, (total, part), builder.shape(total))
+        total = builder.permute(total, [order.index(d) for d in range(len(shape))])
         builder.nodes.append(Node(aten.alias.default, (total,), {}, (number,)))
-        builder.values[number] = Value(shape, dtype)
 
     def _microseconds(self, nodes: Sequence[Node]) -> float:
         """What operations take one after the other."""
-        makers = {node.outputs[0]: getattr(node.op, "overloadpacket", None) for node in nodes}
+        makers = {node.outputs[0]: node for node in nodes}
         total = 0.0
         for node in nodes:
-            total += _CALL
             packet = getattr(node.op, "overloadpacket", None)
-            is_copied = packet in _RESHAPES and makers.get(node.args[0].number) in _MOVES
-            if is_copied or not is_view(node):
-                total += _UNIT * self._traffic_and_work(node)
             shape = self.builder.values[node.outputs[0] or 0].shape
+            maker = makers.get(node.inputs[0]) if node.inputs else None
+            moved = packet in _COPIES and getattr(maker, "op", None) in _MOVES
+            total += _CALL
+            if moved or not is_view(node):
+                total += _UNIT * self._traffic_and_work(node)
+            if moved and maker is not None and self._moves_last(maker):
+                total += _TURNED * prod(shape)
             if packet in _GATHERS:
                 total += _GATHERED * prod(shape)
             elif packet is aten.bmm:
                 total += _MATRIX * shape[0]
         return total
+
+    def _moves_last(self, node: Node) -> bool:
+        """Whether the numbers that lay side by side do so no more."""
+        last = len(self.builder.values[node.inputs[0]].shape) - 1
+        if node.op is aten.permute.default:
+            return node.args[1][-1] % (last + 1) != last
+        return node.op is aten.transpose.int and last in [d % (last + 1) for d in node.args[1:]]
 
     def _traffic_and_work(self, node: Node) -> int:
         values = [self.builder.values[n] for n in (*node.inputs, *node.outputs) if n is not None]

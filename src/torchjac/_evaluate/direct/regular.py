@@ -1,6 +1,5 @@
 """Gathers that are permutations of axes."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,8 @@ class Turn(NamedTuple):
         order: Of its axes after.
     """
 
-    shape: Sequence[int]
-    order: Sequence[int]
+    shape: list[int]
+    order: list[int]
 
 
 def turn_of(index: IntArray) -> Turn | None:
