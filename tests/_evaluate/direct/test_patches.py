@@ -87,6 +87,23 @@ def test_patches_give_the_derivative_of_two_convolutions(name, monkeypatch) -> N
     assert used[1] is not None
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_patches_of_a_transposed_convolution(stride, monkeypatch) -> None:
+    monkeypatch.setattr(patches, "_pays", lambda *_: True)
+    used = []
+    by_patches = patches.by_patches
+    monkeypatch.setattr(convolve, "by_patches", lambda *a: used.append(by_patches(*a)) or used[-1])
+    weight = torch.randn(2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    slope = torch.linspace(1, 2, 10, dtype=torch.float64).reshape(1, 2, 5)
+    shape = (1, 3, 4 * stride + 1)
+    back = Convolve((2, 3, 3), None, (stride,), (1,), (1,), True, 1, shape)
+    found = convolved(scaled(identity((1, 2, 5)), slope), back, weight)
+    seeds = torch.eye(10, dtype=torch.float64).reshape(10, 1, 2, 5)
+    expected = torch.stack([F.conv_transpose1d(t * slope, weight, None, stride, 1) for t in seeds])
+    torch.testing.assert_close(dense_of([found], shape, 10), expected)
+    assert used[0] is not None
+
+
 def two_channels() -> tuple[Block, Convolve, torch.Tensor]:
     """Derivatives that two channels share, and a convolution with three taps."""
     index = np.broadcast_to(np.arange(1, 7, dtype=np.int32), (1, 1, 2, 6)).copy()

@@ -45,17 +45,17 @@ def convolved(block: Block, convolve: Convolve, weight: Tensor) -> Block:
     kernel = _kernel(weight, convolve)
     values = by_patches(block, convolve, kernel, landing)
     if values is None:
-        apart = _apart(block, convolve, kernel, shares=shares)
+        apart = _apart(block.values, convolve, kernel, shares=shares)
         slices = [part for tap in apart for part in tap.reshape(-1, *convolve.shape).unbind()]
         values = sums(slices, group_of, count)
     return Block(wide.reshape(count, *convolve.shape), values.reshape(count, *convolve.shape))
 
 
-def _apart(block: Block, convolve: Convolve, kernel: Tensor, *, shares: bool) -> list[Tensor]:
+def _apart(values: Tensor, convolve: Convolve, kernel: Tensor, *, shares: bool) -> list[Tensor]:
     """What reaches each element of the result through each tap.
 
     Args:
-        block: Derivatives of the argument.
+        values: Derivatives of the argument.
         convolve: The convolution.
         kernel: Its kernel, shape (groups, out, in, taps).
         shares: Whether channels share their inputs, and are summed.
@@ -64,14 +64,15 @@ def _apart(block: Block, convolve: Convolve, kernel: Tensor, *, shares: bool) ->
         For each tap, shape (k, batch, groups, out, *space); k channels if they are not summed.
     """
     groups = convolve.groups
-    batch, channels, *space = block.shape
-    values = block.values.reshape(block.slices, batch, groups, channels // groups, *space)
+    slices, batch, channels, *space = values.shape
+    values = values.reshape(slices, batch, groups, channels // groups, *space)
     taps = prod(convolve.kernel[2:])
-    if not convolve.transposed and prod(convolve.stride) > 1:  # most elements miss most taps
+    moves_on = prod(convolve.stride) > 1
+    if moves_on and not convolve.transposed:  # most elements miss most taps
         given = torch.stack(through_taps([padded(values, convolve)] * taps, convolve))
         return list(_products(given, kernel, shares=shares))
-    around = padded(values, convolve) if not convolve.transposed else values
-    if around.numel() > _MOST_AROUND * values.numel() or convolve.transposed:
+    around = values if moves_on else padded(values, convolve)
+    if moves_on or around.numel() > _MOST_AROUND * values.numel():
         parts = _products(values[None], kernel, shares=shares)
         return through_taps(padded(parts, convolve), convolve)
     # Zeros that are there before need no care afterwards.

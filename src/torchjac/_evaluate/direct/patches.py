@@ -57,7 +57,7 @@ def by_patches(block: Block, convolve: Convolve, kernel: Tensor, landing: Landin
         are cheaper to have one by one.
     """
     factors, slots = block.factors, len(landing.inputs)
-    if factors is None or convolve.transposed or not _pays(kernel, block.slices, slots):
+    if factors is None or not _pays(kernel, block.slices, slots):
         return None
     weights = _by_channel(block, factors, convolve.groups)
     if weights is None or not _is_complete(landing, convolve):

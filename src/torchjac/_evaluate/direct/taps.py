@@ -21,7 +21,7 @@ def through_taps(given: Iterable[Tensor], convolve: Convolve) -> list[Tensor]:
         A view for each tap, shape (*, *space of the result).
     """
     size, dilation = convolve.kernel[2:], convolve.dilation
-    stride = (1,) * len(size) if convolve.transposed else convolve.stride
+    stride = _steps(convolve)
     return [
         part[
             (
@@ -47,13 +47,12 @@ def padded(values: Tensor, convolve: Convolve) -> Tensor:
         A tensor in which no tap reaches beyond the end.
     """
     size, dilation = convolve.kernel[2:], convolve.dilation
-    before, stride = convolve.padding, convolve.stride
+    before, stride = convolve.padding, _steps(convolve)
     rank = len(size)
     if convolve.transposed:
-        values = _spread(values, stride)
+        values = _spread(values, convolve.stride)
         spans = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
         before = tuple([s - p for s, p in zip(spans, before, strict=True)])
-        stride = (1,) * rank
     reach = [
         (n - 1) * s + (k - 1) * d + 1
         for n, s, k, d in zip(convolve.shape[2:], stride, size, dilation, strict=True)
@@ -67,23 +66,29 @@ def patches(values: Tensor, convolve: Convolve) -> Tensor:
 
     Args:
         values: Shape (batch, channels, *space).
-        convolve: The convolution, not transposed.
+        convolve: The convolution.
 
     Returns:
         A view, shape (batch, channels, *space of the result, *size of the kernel).
     """
-    values = padded(values, convolve)
-    for dim, (size, step, d) in enumerate(
-        zip(convolve.kernel[2:], convolve.stride, convolve.dilation, strict=True), 2
-    ):
+    values, sizes = padded(values, convolve), convolve.kernel[2:]
+    steps = zip(sizes, _steps(convolve), convolve.dilation, strict=True)
+    for dim, (size, step, d) in enumerate(steps, 2):
         values = values.unfold(dim, (size - 1) * d + 1, step)[..., ::d]
     return values
+
+
+def _steps(convolve: Convolve) -> tuple[int, ...]:
+    """How far windows lie apart; a transposed convolution has zeros between elements instead."""
+    return (1,) * len(convolve.stride) if convolve.transposed else convolve.stride
 
 
 def _spread(values: Tensor, stride: tuple[int, ...]) -> Tensor:
     """The values with zeros between them."""
     first = values.dim() - len(stride)
     for dim, step in enumerate(stride, first):
+        if step == 1:
+            continue
         length = values.shape[dim]
         zeros = [torch.zeros_like(values)] * (step - 1)
         values = torch.stack([values, *zeros], dim + 1).flatten(dim, dim + 1)
