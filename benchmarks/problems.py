@@ -4,7 +4,7 @@ Weights and inputs are drawn in float32 from fixed seeds and then cast: the same
 in float32, to be measured, and in float64, to say how accurate an answer is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -224,23 +224,18 @@ def plain(dtype: torch.dtype) -> Iterator[Problem]:
     yield Problem("plain", "jacobian", "1000-1000-1000-1000", net, (x,))
 
 
-def arm_position(q: Tensor, in_tensors: bool = False) -> Tensor:
+def arm_position(q: Tensor, links: Sequence[Any] = ARM) -> Tensor:
     """Position of the hand of an arm, shape (..., 3), for joint angles of shape (..., 6).
 
     The product of one Denavit-Hartenberg matrix per joint, each from scalars. PyTorch 2.13 cannot
     multiply tangents of samples in single precision by a number of Python's: who wants forward mode
-    under `vmap` writes the lengths as tensors.
+    under `vmap` gives the links as tensors.
     """
-
-    def number(value: float) -> Any:
-        return torch.full_like(q[..., 0], value) if in_tensors else value
-
     pose: Tensor | None = None
-    for joint, (twist, *lengths) in enumerate(ARM):
+    for joint, (twist, length, offset) in enumerate(links):
         cos, sin = torch.cos(q[..., joint]), torch.sin(q[..., joint])
         zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-        ca, sa = number(float(twist == 0)), number(float(twist))
-        length, offset = map(number, lengths)
+        ca, sa = 1.0 - abs(twist), 1.0 * twist
         entries = [cos, -sin * ca, sin * sa, length * cos]
         entries += [sin, cos * ca, -cos * sa, length * sin]
         entries += [zero, sa * one, ca * one, offset * one]
@@ -258,7 +253,8 @@ def robot(dtype: torch.dtype) -> Iterator[Problem]:
     many = _normal(512, 6, seed=9, dtype=dtype)
     yield Problem("robot/1", "jacobian", "6 angles -> 3", arm_position, (one,))
     several = _of_samples("robot/512", "6 angles -> 3, 512 samples", arm_position, many)
-    yield replace(several, sample=partial(arm_position, in_tensors=True), rows=48)
+    links = [link.unbind() for link in torch.tensor(ARM, dtype=dtype)]
+    yield replace(several, sample=partial(arm_position, links=links), rows=48)
 
 
 def laplacian(dtype: torch.dtype) -> Iterator[Problem]:
