@@ -200,6 +200,16 @@ def test_layers() -> None:
     assert_mirrored(net.requires_grad_(False), randn(6))
 
 
+def test_a_norm_that_is_zero_elsewhere() -> None:
+    signature = bind("test", lambda x: x + x.norm(dim=1, keepdim=True), randn(2, 3))
+    mirror = transposed(linearize(signature)[0], signature.leaves)
+    assert mirror.direction == "vjp"
+    x = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], dtype=torch.float64)
+    # A row of zeros has the derivative zero, as PyTorch has it.
+    eye, unit = torch.eye(3, dtype=torch.float64), x[1] / 5
+    torch.testing.assert_close(dense(mirror, [x], [6]).T, torch.block_diag(eye, eye + unit))
+
+
 def test_twice_is_the_program_itself() -> None:
     signature = bind("test", lambda x: (x * x).cumsum(0), randn(4))
     program, _ = linearize(signature)

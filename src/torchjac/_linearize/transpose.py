@@ -6,8 +6,10 @@ and on u. Some operations take the vectors too, and look at their shapes only: t
 which the products must be what they were, or the program was not linear.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.linearize import agree
-from torchjac._linearize.program import LinearProgram, dependents
+from torchjac._linearize.program import LinearProgram, Node, dependents
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.rerun import check_repeatable, random_vector, run_node
 from torchjac._linearize.simplify import simplified
@@ -23,6 +25,7 @@ from torchjac._linearize.trace import Trace, evaluating
 from torchjac._linearize.without_writes import without_writes
 from torchjac._torch import fast_backward
 
+aten = torch.ops.aten
 _MIRROR = {"jvp": "vjp", "vjp": "jvp"}
 
 
@@ -105,8 +108,12 @@ def _forward_and_back(
     numbers = recorder.enter(inputs), recorder.enter([v.requires_grad_() for v in vectors])
     known = dict(program.constants) | dict(zip(program.primals, inputs, strict=True))
     known |= dict(zip(program.tangents, vectors, strict=True))
+    quotients = _masked_quotients(program)
     for node in program.nodes:
-        run_node(node, known, program)
+        if node in quotients:
+            _divide(quotients[node], node, known, program)
+        if node not in quotients.values():
+            run_node(node, known, program)
     results = [known[n] for n in program.outputs if n is not None]
     seeds = [
         torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.device, r.dtype)
@@ -119,6 +126,37 @@ def _forward_and_back(
         ends, starts = zip(*pairs, strict=True)
         products = fast_backward(ends, vectors, starts, create_graph=False, retain_graph=False)
     return _Run(inputs, vectors, results, seeds, products, device), numbers
+
+
+def _masked_quotients(program: LinearProgram) -> Mapping[Node, Node]:
+    """For each mask that puts zeros into a quotient, and nobody else uses it, the division."""
+    uses = Counter([*chain.from_iterable(n.inputs for n in program.nodes), *program.outputs])
+    found: dict[Node, Node] = {}
+    for node in program.nodes:
+        if getattr(node.op, "overloadpacket", None) is not aten.masked_fill or node.args[2] != 0:
+            continue
+        quotient, mask, _ = node.args
+        made = program.makers.get(quotient.number)
+        if made is None or made.op is not aten.div.Tensor or uses[quotient.number] != 1:
+            continue
+        shapes = {program.values[n].shape for n in (*made.outputs, *node.outputs) if n is not None}
+        tangents = [ref.number in program.linear for ref in (*made.args, mask)]
+        if tangents == [True, False, False] and len(shapes) == 1:
+            found[node] = made
+    return found
+
+
+def _divide(division: Node, mask: Node, known: dict[int, Tensor], program: LinearProgram) -> None:
+    """Divide as a mask leaves it: by one where it puts zeros.
+
+    A forward rule that divides by a norm masks what comes of zeros afterwards. Transposed, the
+    mask comes first, and zero over zero would be all that is left.
+    """
+    dividend, divisor = [known[ref.number] for ref in division.args]
+    (number,) = division.outputs
+    if number is not None:
+        divisor = divisor.expand(program.values[number].shape)
+        known[number] = dividend / divisor.masked_fill(known[mask.args[1].number], 1)
 
 
 def _zeros(mirror: LinearProgram, vectors: Sequence[int], device: Any) -> dict[int, Tensor]:
