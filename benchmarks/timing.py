@@ -37,7 +37,7 @@ class Effort:
         return replace(self, clock=clock)
 
 
-FULL = Effort(seconds=8.0, fewest=5, most=150, block_s=0.010)
+FULL = Effort(seconds=6.0, fewest=5, most=150, block_s=0.010)
 QUICK = Effort(seconds=1.0, fewest=3, most=30, block_s=0.005)
 
 
