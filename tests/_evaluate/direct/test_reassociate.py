@@ -161,6 +161,12 @@ def test_small_programs_stay():
     assert names(after) == names(before)
 
 
+def test_scalars_have_no_axes(monkeypatch):
+    monkeypatch.setattr(reassociate, "_LEAST_GAIN", -1e9)
+    _, _, found = rewritten(lambda x: x.sum().permute([]).transpose(0, -1).reshape(1) * 2, W)
+    torch.testing.assert_close(found, W.sum().reshape(1) * 2)
+
+
 def test_nothing_at_all():
     x = normal(0, 3)
     _, _, found = rewritten(lambda x: (x[:, None] * x).reshape(-1, 3) @ W[:3], x)

@@ -222,7 +222,7 @@ class _Rewriter:
 
     def _rewrite(self, terms: Sequence[Term], number: int) -> None:
         """Write the sum of networks under a number, laid out in memory as it was."""
-        builder = self.builder
+        builder, start = self.builder, len(self.builder.nodes)
         shape, _, strides = builder.values[number]
         order = sorted(range(len(shape)), key=lambda d: -strides[d] if strides else d)
         parts = [contracted(builder, term.permuted(order)) for term in terms]
@@ -230,7 +230,10 @@ class _Rewriter:
         for part in parts[1:]:
             total = builder.call(aten.add.Tensor, (total, part), builder.shape(total))
         total = builder.permute(total, [order.index(d) for d in range(len(shape))])
-        builder.nodes.append(Node(aten.alias.default, (total,), {}, (number,)))
+        if builder.nodes[start:] and builder.nodes[-1].outputs == (total.number,):
+            builder.nodes[-1] = replace(builder.nodes[-1], outputs=(number,))
+        else:
+            builder.nodes.append(Node(aten.alias.default, (total,), {}, (number,)))
 
     def _microseconds(self, nodes: Sequence[Node]) -> float:
         """What operations take one after the other."""
@@ -254,10 +257,12 @@ class _Rewriter:
 
     def _moves_last(self, node: Node) -> bool:
         """Whether the numbers that lay side by side do so no more."""
-        last = len(self.builder.values[node.inputs[0]].shape) - 1
+        rank = len(self.builder.values[node.inputs[0]].shape)
+        if not rank or node.op is aten.expand.default:
+            return False
         if node.op is aten.permute.default:
-            return node.args[1][-1] % (last + 1) != last
-        return node.op is aten.transpose.int and last in [d % (last + 1) for d in node.args[1:]]
+            return node.args[1][-1] % rank != rank - 1
+        return rank - 1 in [d % rank for d in node.args[1:]]
 
     def _traffic_and_work(self, node: Node) -> int:
         values = [self.builder.values[n] for n in (*node.inputs, *node.outputs) if n is not None]
