@@ -252,3 +252,12 @@ def test_where_weights_lie_decides_nothing_new():
     x = torch.rand(3, 3, dtype=torch.float64)
     made = torchjac.plan(weighed, x, layout=torch.strided, backend="replay")
     torch.testing.assert_close(made(x.T), torch.func.jacrev(weighed)(x.T))
+
+
+def test_hessians_of_functions_that_ask_for_no_places_are_planned_once():
+    x = torch.linspace(0.1, 1.0, 12, dtype=torch.float64)
+    plan = torchjac.plan(lambda x: (x[1:] * x[:-1] ** 2).sum(), x, order=2)
+    assert plan._core.main.strides is None
+    part = torch.cat([x, x])[6:18]
+    expected = torch.func.hessian(lambda x: (x[1:] * x[:-1] ** 2).sum())(part)
+    torch.testing.assert_close(plan(part).to_dense(), expected)
