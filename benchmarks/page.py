@@ -98,7 +98,7 @@ def _machine(run: Run) -> Iterator[str]:
     if run.quick:
         yield ""
         yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions,"
-        yield "double precision alone for what is sparse, no memory budgets."
+        yield "double precision alone for what is sparse; no decoder, classifier, Hessian nor memory budgets."
 
 
 def _overview(run: Run, images: Sequence[str]) -> Iterator[str]:

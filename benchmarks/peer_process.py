@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.alone import growth_bytes, measured, one_core, timed
 from benchmarks.compare import WrongAnswerError, distance, read_answer
-from benchmarks.model import Measured
+from benchmarks.model import ASDEX, Measured
 from benchmarks.request import Asked, Request
 from benchmarks.timing import measure, set_aside
 
@@ -59,7 +59,9 @@ def serve(library: str, way: str, solve: Solve) -> None:
         x, expected = read_answer(folder / asked.file)
         set_aside()
         try:
-            with request.turns.among_others():
+            # Preparing is compared with asdex.
+            alone = library == ASDEX
+            with request.turns.alone() if alone else request.turns.among_others():
                 solution, _, once_bytes = measured(partial(solve, asked, x, expected))
                 result, first_s = timed(solution.call)
                 error = distance(solution.answer(result), expected, solution.tolerance)

@@ -73,9 +73,11 @@ def test_groups_stand_for_their_parts() -> None:
     assert wanted(["robot", "dense"], quick=False).count("robot") == 1
 
 
-def test_the_short_form_measures_budgets_of_memory_only_if_asked() -> None:
-    assert "memory" not in wanted([], quick=True)
-    assert wanted(["memory"], quick=True) == ["memory"]
+@pytest.mark.parametrize("part", ["memory", "classifier"])
+def test_the_short_form_measures_what_takes_long_only_if_asked(part) -> None:
+    assert part not in wanted([], quick=True)
+    assert part in wanted([], quick=False)
+    assert wanted([part], quick=True) == [part]
 
 
 def test_a_page_is_written_by_default_only_of_everything() -> None:

@@ -19,15 +19,14 @@ from torchjac._evaluate.witness import close, random_like
 from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
-# Where a product takes longer than this, a pass costs nothing beside its seeds; beyond the second
-# limit it is not even repeated.
-LONG_S, VERY_LONG_S = 0.01, 0.02
+# Where a product takes longer than this, a pass costs nothing beside its seeds, and is not repeated.
+LONG_S = 0.01
 # Times are taken so long or so often, with several seeds at least twice, for at first memory is
 # new; the least counts, for others run beside us.
 REPEATED_S, MOST_REPEATS = 0.004, 3
 # Seeds of the pass that tells what one more costs: so many that they outweigh what a pass costs
 # whatever its size.
-SEVERAL_BYTES, FEWEST, MOST = 2**20, 4, 64
+SEVERAL_BYTES, FEWEST, MOST = 2**20, 4, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +89,9 @@ def probe(passes: Passes, mode: str) -> Probe:
         first_s = next_s = min(first_s, perf_counter() - began)
     if disagrees := not close(batched, product):
         method = LOOP
-    if first_s < VERY_LONG_S:
+    if first_s < LONG_S:
         first_s = next_s = _least_seconds(passes, method, mode, vector[None])
-        if first_s < LONG_S and method != LOOP:
+        if method != LOOP:
             size = max(vector.numel(), product.numel()) * vector.element_size()
             count = max(FEWEST, min(MOST, SEVERAL_BYTES // max(size, 1)))
             several = vector[None].repeat(count, 1)

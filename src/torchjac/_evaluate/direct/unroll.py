@@ -22,8 +22,8 @@ from torchjac._linearize.program import LinearProgram, Node, Value, refs_in
 from torchjac._linearize.simplify import trimmed
 
 aten = torch.ops.aten
-# A program may become so many times as long, and must become faster by so much.
-_MOST_TIMES, _FASTER = 4, 0.85
+# A program may become so many times as long.
+_MOST_TIMES = 4
 # Microseconds: of a call, of an element, of one in loops of a few steps, and of a multiplication
 # in a product of narrow matrices.
 _CALL, _ELEMENT, _SHORT_LOOP, _TERM = 1.5, 0.0005, 0.003, 0.001
@@ -36,14 +36,17 @@ class Speed(NamedTuple):
         call: Microseconds of an operation that can be fused with others.
         element: Of an element of such an operation.
         apart: Of one that cannot, which calls a library.
+        enough: What may be left of the predicted time, for a longer program to be worth it.
     """
 
     call: float
     element: float
     apart: float
+    enough: float
 
 
-ONE_BY_ONE, FUSED = Speed(_CALL, _ELEMENT, _CALL), Speed(0.03, 0.0001, 3.0)
+# What a compiler makes of a long program is harder to predict, and it takes long.
+ONE_BY_ONE, FUSED = Speed(_CALL, _ELEMENT, _CALL, 0.85), Speed(0.03, 0.0001, 3.0, 0.5)
 _VIEWS = frozenset(
     {
         aten.alias,
@@ -78,7 +81,7 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
         return program
     narrow = [node for node in program.nodes if _is_narrow(node, program.values)]
     before = _cost(program.nodes, program.values, speed)
-    if _cost(narrow, program.values, speed) < (1 - _FASTER) * before:  # even if nothing were left
+    if _cost(narrow, program.values, speed) < (1 - speed.enough) * before:  # even if nothing were left
         return program
     writer = Writer(program, device)
     for node in program.nodes:
@@ -92,7 +95,7 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
     outputs = tuple([None if n is None else writer.whole(n).number for n in program.outputs])
     builder = writer.builder
     nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, outputs)
-    if _cost(nodes, builder.values, speed) > _FASTER * before:
+    if _cost(nodes, builder.values, speed) > speed.enough * before:
         return program
     return replace(
         program,
