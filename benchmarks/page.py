@@ -98,7 +98,8 @@ def _machine(run: Run) -> Iterator[str]:
     if run.quick:
         yield ""
         yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions,"
-        yield "double precision alone for what is sparse; no decoder, classifier, Hessian nor memory budgets."
+        yield "double precision alone for what is sparse, and neither decoder, classifier, Hessian"
+        yield "nor memory budgets."
 
 
 def _overview(run: Run, images: Sequence[str]) -> Iterator[str]:

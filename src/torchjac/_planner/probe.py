@@ -19,7 +19,7 @@ from torchjac._evaluate.witness import close, random_like
 from torchjac._torch import load_jvp_decompositions
 
 FORWARD, REVERSE = "forward-mode", "reverse-mode"
-# Where a product takes longer than this, a pass costs nothing beside its seeds, and is not repeated.
+# Where a product takes longer than this, a pass costs nothing beside its seeds; it is not repeated.
 LONG_S = 0.01
 # Times are taken so long or so often, with several seeds at least twice, for at first memory is
 # new; the least counts, for others run beside us.

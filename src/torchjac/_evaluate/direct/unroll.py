@@ -81,8 +81,8 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
         return program
     narrow = [node for node in program.nodes if _is_narrow(node, program.values)]
     before = _cost(program.nodes, program.values, speed)
-    if _cost(narrow, program.values, speed) < (1 - speed.enough) * before:  # even if nothing were left
-        return program
+    if _cost(narrow, program.values, speed) < (1 - speed.enough) * before:
+        return program  # not even if nothing were left of them
     writer = Writer(program, device)
     for node in program.nodes:
         results = _written_out(writer, node)
