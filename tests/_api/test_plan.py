@@ -558,6 +558,49 @@ def test_buffers_move_once_for_each_call(strategy):
     assert int(norm.num_batches_tracked) == 2
 
 
+def test_modules_whose_buffers_stay_get_a_program():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Tanh()).double().eval().requires_grad_(False)
+    x = torch.rand(4, 3, dtype=torch.float64)
+    plan = torchjac.plan(net, x)
+    assert plan.method.startswith("direct")
+    net[0].running_var.fill_(2.0)
+    assert_same(plan(x), torchjac.jacobian(net, x))
+
+
+def test_buffers_move_once_for_each_call_after_a_switch_to_training():
+    norm = nn.BatchNorm1d(3).double().eval()
+    x = torch.rand(4, 3, dtype=torch.float64)
+    plan = torchjac.plan(norm, x)
+    norm.train()
+    for count in (1, 2, 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BranchWarning)
+            result = plan(x)
+        assert int(norm.num_batches_tracked) == count
+    copy = nn.BatchNorm1d(3).double()
+    assert_same(result, torchjac.jacobian(copy, x))
+
+
+class Counting(nn.Module):
+    """x^2, with a mean that moves but need not change."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x):
+        self.mean.mul_(0.5).add_(0.5 * x.detach())
+        return x * x
+
+
+def test_buffers_that_move_without_changing_are_seen():
+    counting = Counting()
+    plan = torchjac.plan(counting, torch.zeros(3, dtype=torch.float64))
+    x = torch.ones(3, dtype=torch.float64)
+    assert_same(plan(x), torch.diag(2 * x))
+    assert counting.mean.tolist() == [0.5, 0.5, 0.5]
+
+
 def test_forward_rules_that_contradict_reverse_mode_are_given_up():
     func = lambda x: WrongJvp.apply(x) * x  # noqa: E731
     with pytest.warns(DisagreementWarning, match="rows by reverse mode"):

@@ -204,13 +204,7 @@ def make(
     check_device(request, leaves)
     world = call.world(inputs, leaves)
     request = settled(request, given, world)
-    made = prepare(
-        of_order(signature, request.order),
-        request,
-        options,
-        given,
-        moves_buffers=call.moves_buffers,
-    )
+    made = prepare(of_order(signature, request.order), request, options, given, call.buffers())
     fit = fit_of(inputs, leaves)
     core = Core(call, request, given, fit, Known(made.structure, world))
     if request.backend not in ("auto", "eager") and made.structure.needs_passes:

@@ -67,8 +67,8 @@ def differentiate_sparsely(
         memory=options.memory,
         vectorize=options.vectorize,
     )
-    buffers = Call(func, wrt, signature.has_aux, order).moves_buffers
-    made = prepare(gradient or signature, request, options, Given(), moves_buffers=buffers)
+    buffers = Call(func, wrt, signature.has_aux, order).buffers()
+    made = prepare(gradient or signature, request, options, Given(), buffers)
     values = made.entries.values
     if not options.create_graph:
         values = values.detach()

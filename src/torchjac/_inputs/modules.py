@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchjac._inputs.checks import check_leaf
@@ -13,6 +14,44 @@ from torchjac.errors import ArgumentError
 
 # A place where a module keeps a tensor: its dict of parameters or buffers, and the name in it.
 Slot = tuple[dict[str, Any], str]
+
+
+class Buffers:
+    """The buffers of all modules that a call of a function may run, as they are now.
+
+    Args:
+        func: The function.
+    """
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self._func = func
+        self._then = [(t, _writes(t), t.detach().clone()) for t in _buffers(func)]
+
+    def have_moved(self) -> bool:
+        """Whether one was replaced or written to since."""
+        now = _buffers(self._func)
+        if len(now) != len(self._then):
+            return True
+        pairs = zip(now, self._then, strict=True)
+        return not all([_is_same(tensor, *then) for tensor, then in pairs])
+
+
+def has_buffers(func: Callable[..., Any]) -> bool:
+    """Whether a call of a function may run a module with buffers."""
+    return any(True for module in held_modules(func) for _ in module.buffers())
+
+
+def _buffers(func: Callable[..., Any]) -> list[Tensor]:
+    return [buffer for module in held_modules(func) for buffer in module.buffers()]
+
+
+def _writes(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _is_same(tensor: Tensor, then: Tensor, writes: int | None, copy: Tensor) -> bool:
+    # Numbers are compared too: `.data` is written to without being counted.
+    return tensor is then and _writes(tensor) == writes and torch.equal(tensor, copy)
 
 
 def bind_module(

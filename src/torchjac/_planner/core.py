@@ -14,7 +14,7 @@ from torchjac._evaluate.direct.runner import Direct
 from torchjac._evaluate.gradients import gradient_signature
 from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
-from torchjac._inputs.closure import held_modules
+from torchjac._inputs.modules import Buffers, has_buffers
 from torchjac._inputs.signature import Outputs, Signature, Wrt, bind
 from torchjac._inputs.state import State, state_of
 from torchjac._inputs.warn import warn
@@ -78,11 +78,13 @@ class Call(NamedTuple):
         return of_order(signature, self.order)
 
     @property
-    def moves_buffers(self) -> bool:
-        """Whether an evaluation may change buffers of modules."""
-        if isinstance(self.wrt, torch.nn.Module):
-            return False
-        return any(True for module in held_modules(self.func) for _ in module.buffers())
+    def has_buffers(self) -> bool:
+        """Whether an evaluation may change buffers of modules; that by weights works on copies."""
+        return not isinstance(self.wrt, torch.nn.Module) and has_buffers(self.func)
+
+    def buffers(self) -> Buffers | None:
+        """The buffers that an evaluation may change, as they are now."""
+        return Buffers(self.func) if self.has_buffers else None
 
     def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
         """All that the function can read now, besides what is differentiated."""
@@ -217,7 +219,8 @@ class Core:
         options = Options(create_graph, vectorize=self.request.vectorize, quiet=True)
         first = self.known
         passes = Passes.begin(signature, first.structure.outputs, options)
-        reads = self._evaluate(first.structure, passes, with_value)
+        is_stateful = first.structure.is_stateful or self._has_effects(first, inputs, signature)
+        reads = self._evaluate(first.structure, passes, with_value or is_stateful)
         known = self._branch(first, reads)
         structure = known.structure if known else first.structure
         entries = None
@@ -266,12 +269,18 @@ class Core:
         passed = any(side.mode == REVERSE for side in sides) and main.direct is None
         back = options.create_graph or passed
         if not main.found.reads:
-            if back or with_value or main.is_stateful:
+            if back or with_value:
                 passes.evaluate(keep_graph=back or self.call.order == 2)
             return ()
         with Reads() as reads:
             passes.evaluate(keep_graph=back or self.call.order == 2)
         return reads.values
+
+    def _has_effects(self, first: Known, inputs: Any, signature: Signature) -> bool:
+        """Whether buffers moved before, or there are some and the function is another one now."""
+        if first.structure.is_stateful or not self.call.has_buffers:
+            return first.structure.is_stateful
+        return not self._is_trusted(first, inputs, signature)
 
     def _branch(self, first: Known, reads: tuple[Any, ...]) -> Known | None:
         planned = first.structure.found.reads
@@ -389,8 +398,12 @@ class Core:
             # Before, for a function that changes what it reads shall never be trusted.
             world = self.call.world(inputs, leaves)
             request = settled(request, given, world)
-            made = prepare(passes.signature, request, passes.options, given, moves_buffers=False)
-            structure = replace(made.structure, is_stateful=self.main.is_stateful)
+            signature = passes.signature
+            if passes.value is not None:  # buffers have moved as they do in a call
+                signature = signature._replace(call=signature.recall)
+            made = prepare(signature, request, passes.options, given, None)
+            is_stateful = self.main.is_stateful or self.call.has_buffers
+            structure = replace(made.structure, is_stateful=is_stateful)
             if reads == self.main.found.reads:
                 self.known = Known(structure, world)
                 self.branches.clear()

@@ -18,6 +18,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Refusal
 from torchjac._evaluate.strict import check_dependence
+from torchjac._inputs.modules import Buffers
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
 from torchjac._inputs.warn import warn
@@ -84,7 +85,11 @@ class _Workshop(NamedTuple):
 
 
 def prepare(
-    signature: Signature, request: Request, options: Options, given: Given, *, moves_buffers: bool
+    signature: Signature,
+    request: Request,
+    options: Options,
+    given: Given,
+    buffers: Buffers | None,
 ) -> Prepared:
     """Find and choose everything that does not depend on the numbers.
 
@@ -93,7 +98,7 @@ def prepare(
         request: What the user asked for.
         options: How to evaluate.
         given: A pattern or coloring that the user brought.
-        moves_buffers: Whether an evaluation changes buffers of modules.
+        buffers: Of modules, which an evaluation may change; None if there are none.
 
     Returns:
         The structure, certified, and the entries at this point.
@@ -107,7 +112,7 @@ def prepare(
         carried = [[y if y.requires_grad else None] for y in outputs]
         look_for_zeros(request.api, tape.outputs, carried)
     by_place = reads_memory(tape.survey().node_names)
-    is_stateful = moves_buffers or point.state.was_used()
+    is_stateful = (buffers is not None and buffers.have_moved()) or point.state.was_used()
     pattern, found, seen = _find(point.signature, request, given, outputs)
     by_place = by_place or (seen is not None and seen.program.reads_places)
     passes = Passes(point.signature, outputs, options, point.state, tape)
