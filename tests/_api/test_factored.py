@@ -160,3 +160,10 @@ def test_wrong_factors_are_found(monkeypatch):
     monkeypatch.setattr(type(plan._factors), "entries", wrong)
     with pytest.raises(torchjac.errors.PatternError, match="is not the Jacobian"):
         plan(x, check=True)
+
+
+@pytest.mark.parametrize("func", [torch.sign, lambda x: 0 * x])
+def test_a_jacobian_of_zeros_is_one_factor(func):
+    plan = torchjac.plan(func, torch.linspace(0.1, 1, 4), keep_factors=True)
+    assert len(plan.factors) == 1
+    assert not plan(torch.linspace(1, 2, 4)).to_dense().any()

@@ -223,3 +223,34 @@ def test_twice_is_the_program_itself() -> None:
 def test_refuses_rather_than_guesses(name, direction) -> None:
     with pytest.raises(NotImplementedError, match="no transposed program"):
         assert_mirrored(CASES[name], randn(6), direction)
+
+
+TRACED = torch.tensor([0.3, 0.5, 4.0], dtype=torch.float64)
+ZERO = torch.tensor([0.0, 0.5, 4.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        torch.sinc,
+        lambda x: torch.logit(x, eps=0.1),
+        lambda x: torch.where(x > 0, x.sqrt(), torch.zeros_like(x)),
+        lambda x: torch.where(x == 0, torch.zeros_like(x), x.log()),
+        lambda x: (x.log() * 2).masked_fill(x == 0, 0.0),
+    ],
+    ids=["sinc", "logit", "where", "where not", "masked_fill"],
+)
+def test_masks_over_what_is_not_finite_stay_masks(func) -> None:
+    program, _ = linearize(bind("test", func, TRACED))
+    assert program.direction == "jvp"
+    expected = torch.func.jacfwd(func)(ZERO)
+    assert bool(expected.isfinite().all())
+    found = dense(transposed(program, [TRACED]), [ZERO], [3]).T
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_masked_is_not_masked_for_others() -> None:
+    func = lambda x: torch.where(x > 1, x.exp(), 0.0) + x.exp()  # noqa: E731
+    program, _ = linearize(bind("test", func, TRACED))
+    found = dense(transposed(program, [TRACED]), [ZERO], [3]).T
+    torch.testing.assert_close(found, torch.func.jacfwd(func)(ZERO))

@@ -21,7 +21,7 @@ from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
-from torchjac._planner.core import Call, World, others_of
+from torchjac._planner.call import Call, World, others_of
 from torchjac._planner.factors import BOTH, ONE, Factors, Proof, factorize, proofs
 from torchjac._planner.fit import Fit, fit_of
 from torchjac._planner.probe import FORWARD

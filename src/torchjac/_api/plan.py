@@ -12,7 +12,7 @@ from torchjac._coloring.coloring import Coloring, Kind
 from torchjac._inputs.checks import Layout, check_choice, check_layout
 from torchjac._inputs.signature import Wrt
 from torchjac._pattern.pattern import SparsityPattern
-from torchjac._planner.core import Call
+from torchjac._planner.call import Call
 from torchjac._planner.prepare import Given
 from torchjac._planner.structure import SYMMETRIC, Request
 from torchjac.errors import ArgumentError, ArgumentTypeError

@@ -15,7 +15,8 @@ from torchjac._inputs.signature import Wrt
 from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.archive import read_plan, write_plan
-from torchjac._planner.core import Answer, Call, Core, Known, of_order, settled
+from torchjac._planner.call import Call, of_order
+from torchjac._planner.core import Answer, Core, Known, settled
 from torchjac._planner.explain import as_html, as_text, why_no_program
 from torchjac._planner.fit import fit_of
 from torchjac._planner.prepare import Given, prepare

@@ -7,7 +7,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.checks import Layout
 from torchjac._inputs.signature import Outputs, Signature, Wrt
-from torchjac._planner.core import Call
+from torchjac._planner.call import Call
 from torchjac._planner.prepare import Given, prepare
 from torchjac._planner.probe import REVERSE
 from torchjac._planner.result import rebuild

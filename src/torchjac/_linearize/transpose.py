@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.linearize import agree
-from torchjac._linearize.program import LinearProgram, Node, dependents
+from torchjac._linearize.program import LinearProgram, Node, Ref, dependents
 from torchjac._linearize.record import Recorder
 from torchjac._linearize.rerun import check_repeatable, random_vector, run_node
 from torchjac._linearize.simplify import simplified
@@ -26,6 +26,8 @@ from torchjac._linearize.without_writes import without_writes
 from torchjac._torch import fast_backward
 
 aten = torch.ops.aten
+# Of a tangent and a coefficient.
+_SCALED = frozenset({aten.div.Tensor, aten.mul.Tensor})
 _MIRROR = {"jvp": "vjp", "vjp": "jvp"}
 
 
@@ -108,11 +110,12 @@ def _forward_and_back(
     numbers = recorder.enter(inputs), recorder.enter([v.requires_grad_() for v in vectors])
     known = dict(program.constants) | dict(zip(program.primals, inputs, strict=True))
     known |= dict(zip(program.tangents, vectors, strict=True))
-    quotients = _masked_quotients(program)
+    masked = _masked_products(program)
+    later = {m.made for products in masked.values() for m in products}
     for node in program.nodes:
-        if node in quotients:
-            _divide(quotients[node], node, known, program)
-        if node not in quotients.values():
+        for product in masked.get(node, ()):
+            _multiply(product, known, program)
+        if node not in later:
             run_node(node, known, program)
     results = [known[n] for n in program.outputs if n is not None]
     seeds = [
@@ -128,35 +131,93 @@ def _forward_and_back(
     return _Run(inputs, vectors, results, seeds, products, device), numbers
 
 
-def _masked_quotients(program: LinearProgram) -> Mapping[Node, Node]:
-    """For each mask that puts zeros into a quotient, and nobody else uses it, the division."""
+class _Masked(NamedTuple):
+    """A product or quotient of a tangent, and what puts zeros into it.
+
+    Attributes:
+        made: The multiplication or division.
+        mask: A tensor of bool.
+        where: What it is where the zeros are.
+    """
+
+    made: Node
+    mask: Ref
+    where: bool
+
+
+def _masked_products(program: LinearProgram) -> Mapping[Node, Sequence[_Masked]]:
+    """What puts zeros into products that nobody else uses, and these, first to last."""
     uses = Counter([*chain.from_iterable(n.inputs for n in program.nodes), *program.outputs])
-    found: dict[Node, Node] = {}
+    found: dict[Node, Sequence[_Masked]] = {}
     for node in program.nodes:
-        if getattr(node.op, "overloadpacket", None) is not aten.masked_fill or node.args[2] != 0:
+        known = _masked(node, program)
+        if known is None or known[1].number in program.linear:
             continue
-        quotient, mask, _ = node.args
-        made = program.makers.get(quotient.number)
-        if made is None or made.op is not aten.div.Tensor or uses[quotient.number] != 1:
-            continue
-        shapes = {program.values[n].shape for n in (*made.outputs, *node.outputs) if n is not None}
-        tangents = [ref.number in program.linear for ref in (*made.args, mask)]
-        if tangents == [True, False, False] and len(shapes) == 1:
+        product, mask, where = known
+        shape = [program.values[n].shape for n in node.outputs if n is not None]
+        made: list[_Masked] = []
+        while uses[product.number] == 1 and [program.values[product.number].shape] == shape:
+            maker = program.makers.get(product.number)
+            vector = None if maker is None else _scaled(maker, program)
+            if maker is None or vector is None:
+                break
+            made.insert(0, _Masked(maker, mask, where))
+            product = vector
+        if made:
             found[node] = made
     return found
 
 
-def _divide(division: Node, mask: Node, known: dict[int, Tensor], program: LinearProgram) -> None:
-    """Divide as a mask leaves it: by one where it puts zeros.
+def _scaled(node: Node, program: LinearProgram) -> Ref | None:
+    """The tangent that an operation multiplies or divides, if that is all it does."""
+    if node.op not in _SCALED or node.kwargs:
+        return None
+    vectors = [a for a in node.args if isinstance(a, Ref) and a.number in program.linear]
+    is_divisor = node.op is aten.div.Tensor and vectors == list(node.args[1:])
+    return vectors[0] if len(vectors) == 1 and not is_divisor else None
+
+
+def _masked(node: Node, program: LinearProgram) -> tuple[Ref, Ref, bool] | None:
+    """What zeros are put into, by which mask, and what the mask is there."""
+    packet, args = getattr(node.op, "overloadpacket", None), node.args
+    if packet is aten.masked_fill and _is_zero(args[2], program):
+        return args[0], args[1], True
+    if packet is aten.where and len(args) == 3:
+        for kept, zeros, where in ((args[2], args[1], True), (args[1], args[2], False)):
+            if isinstance(kept, Ref) and _is_zero(zeros, program):
+                return kept, args[0], where
+    return None
+
+
+def _is_zero(part: Any, program: LinearProgram) -> bool:
+    if isinstance(part, Ref):
+        known = program.constants.get(part.number)
+        return known is not None and known.layout is torch.strided and not bool(known.any())
+    return part == 0
+
+
+def _multiply(masked: _Masked, known: dict[int, Tensor], program: LinearProgram) -> None:
+    """Multiply or divide as a mask leaves it: by zero, or one, where it puts zeros.
 
     A forward rule that divides by a norm masks what comes of zeros afterwards. Transposed, the
-    mask comes first, and zero over zero would be all that is left.
+    mask comes first, and zero times what is not finite would be all that is left.
     """
-    dividend, divisor = [known[ref.number] for ref in division.args]
-    (number,) = division.outputs
-    if number is not None:
-        divisor = divisor.expand(program.values[number].shape)
-        known[number] = dividend / divisor.masked_fill(known[mask.args[1].number], 1)
+    (number,) = masked.made.outputs
+    if number is None:
+        return
+    mask = known[masked.mask.number]
+    mask = mask if masked.where else ~mask
+    neutral = 1 if masked.made.op is aten.div.Tensor else 0
+    shape = program.values[number].shape
+
+    def factor(part: Any) -> Any:
+        if not isinstance(part, Ref):
+            return part
+        tensor = known[part.number]
+        is_vector = part.number in program.linear
+        return tensor if is_vector else tensor.expand(shape).masked_fill(mask, neutral)
+
+    known[number] = masked.made.op(*map(factor, masked.made.args))
 
 
 def _zeros(mirror: LinearProgram, vectors: Sequence[int], device: Any) -> dict[int, Tensor]:

@@ -1,6 +1,6 @@
 """A plan at work: which branch this is, what can be trusted, and the entries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any, NamedTuple
@@ -11,12 +11,9 @@ from torch import Tensor
 from torchjac._evaluate.attention import with_math_attention
 from torchjac._evaluate.compressed import Passes
 from torchjac._evaluate.direct.runner import Direct
-from torchjac._evaluate.gradients import gradient_signature
 from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
-from torchjac._inputs.modules import Buffers, has_buffers
-from torchjac._inputs.signature import Outputs, Signature, Wrt, bind
-from torchjac._inputs.state import State, state_of
+from torchjac._inputs.signature import Outputs, Signature
 from torchjac._inputs.warn import warn
 from torchjac._linearize.reads import Reads
 from torchjac._planner.apply import (
@@ -27,6 +24,7 @@ from torchjac._planner.apply import (
     tell,
     tell_direct,
 )
+from torchjac._planner.call import Call, World, others_of
 from torchjac._planner.certificate import confirm
 from torchjac._planner.fit import Fit
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
@@ -34,27 +32,10 @@ from torchjac._planner.probe import REVERSE, random_vector, run
 from torchjac._planner.programs import without_program
 from torchjac._planner.smooth import Verdicts, lacks_derivatives, other_sources
 from torchjac._planner.structure import Request, Scheme, Structure
-from torchjac._torch import pytree
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
 
 # Branches that are kept ready; a function that reads another number each time has no end of them.
 MOST_BRANCHES = 16
-
-
-class World(NamedTuple):
-    """What the function can read: by itself, and as inputs that are not differentiated."""
-
-    function: State
-    inputs: State
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing can change unseen."""
-        return self.function.is_complete and self.inputs.is_complete
-
-    def expects_gradients_of(self, tensor: Tensor) -> bool:
-        """Whether a tensor required gradients already, so that its zeros were not counted on."""
-        return any([state.glance.expects_gradients_of(tensor) for state in self])
 
 
 class Known(NamedTuple):
@@ -64,65 +45,12 @@ class Known(NamedTuple):
     world: World | None
 
 
-class Call(NamedTuple):
-    """A function, and how it takes its inputs."""
-
-    func: Callable[..., Any]
-    wrt: Wrt
-    has_aux: bool
-    order: int
-
-    def bind(self, api: str, inputs: Any) -> Signature:
-        """The function whose Jacobian is wanted, at these inputs."""
-        signature = bind(api, self.func, inputs, wrt=self.wrt, has_aux=self.has_aux)
-        return of_order(signature, self.order)
-
-    @property
-    def has_buffers(self) -> bool:
-        """Whether an evaluation may change buffers of modules; that by weights works on copies."""
-        return not isinstance(self.wrt, torch.nn.Module) and has_buffers(self.func)
-
-    def buffers(self) -> Buffers | None:
-        """The buffers that an evaluation may change, as they are now."""
-        return Buffers(self.func) if self.has_buffers else None
-
-    def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
-        """All that the function can read now, besides what is differentiated."""
-        function = state_of(self.func, self._apart())
-        return World(function, state_of(others_of(inputs, leaves), leaves))
-
-    def is_in(self, world: World, others: Sequence[Any], leaves: Sequence[Tensor]) -> bool:
-        """Whether the function can read what it could, in itself and in other inputs."""
-        if (others or world.inputs.value) and not world.inputs.still_holds(others, leaves):
-            return False
-        return world.function.still_holds(self.func, self._apart())
-
-    def _apart(self) -> Sequence[Tensor]:
-        return list(self.wrt.parameters()) if isinstance(self.wrt, torch.nn.Module) else ()
-
-
-def others_of(inputs: Any, leaves: Sequence[Tensor]) -> list[Any]:
-    """Inputs that are not differentiated."""
-    if len(leaves) == 1 and inputs is leaves[0]:
-        return []
-    chosen = {id(leaf) for leaf in leaves}
-    return [part for part in pytree.tree_leaves(inputs) if id(part) not in chosen]
-
-
 def settled(request: Request, given: Given, world: World) -> Request:
     """The request, without a program where passes were asked for or nobody can watch `func`."""
     is_fixed = request.asks_for_passes or given != Given() or not world.is_complete
     if request.backend == "auto" and is_fixed:
         return replace(request, backend="eager")
     return request
-
-
-def of_order(signature: Signature, order: int) -> Signature:
-    """The function itself, or its gradient."""
-    if order == 1:
-        return signature
-    # Fused attention has no second derivative.
-    return gradient_signature(with_math_attention(signature), strict=False)
 
 
 class Answer(NamedTuple):

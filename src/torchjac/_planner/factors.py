@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.chain.bracket import Bracket, choose_bracket
+from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket
 from torchjac._evaluate.chain.emit import emit_factors
 from torchjac._evaluate.compressed import Passes, common_dtype
 from torchjac._evaluate.direct.runner import Direct
@@ -93,7 +93,10 @@ def factorize(signature: Signature, request: Request, backend: str) -> Factors:
     program, outputs = linearize(signature)
     began = perf_counter()
     leaves = signature.leaves
-    bracket = choose_bracket(program, leaves, None, request.scope)
+    is_zero = all([number is None for number in program.outputs])
+    bracket = plain_bracket(program)
+    if not is_zero:
+        bracket = choose_bracket(program, leaves, None, request.scope)
     pattern = None if bracket.factors else detect(signature, request.scope).pattern
     sizes = [t.numel() for t in (outputs if program.direction == "jvp" else leaves)]
     like = torch.empty(0, dtype=common_dtype(leaves), device=leaves[0].device)
