@@ -261,3 +261,18 @@ def test_hessians_of_functions_that_ask_for_no_places_are_planned_once():
     part = torch.cat([x, x])[6:18]
     expected = torch.func.hessian(lambda x: (x[1:] * x[:-1] ** 2).sum())(part)
     torch.testing.assert_close(plan(part).to_dense(), expected)
+
+
+def centered(x):
+    """Rows whose derivatives cancel to a small part of what they are made of."""
+    y = x - x.mean(1, keepdim=True)
+    y = y.prod(0, keepdim=True) * 0.1 + y
+    return torch.nn.functional.pad(y.movedim(0, -1), (1, 0)).movedim(-1, 0).sin().sum(-1)
+
+
+@pytest.mark.parametrize("seed", [3000, 3009, 3020, 3100])
+def test_derivatives_that_cancel_are_no_fault_of_the_pattern(seed):
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    plan = torchjac.plan(centered, x, layout=torch.strided)
+    expected = torch.func.jacrev(centered)(x)
+    torch.testing.assert_close(plan(x), expected, rtol=1e-9, atol=1e-12)

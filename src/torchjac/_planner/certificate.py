@@ -37,7 +37,8 @@ def confirm(
 ) -> None:
     """Raise an error unless rounding explains what a certificate found suspicious.
 
-    The first suspicious rows are computed in full by reverse mode and compared entry by entry.
+    The first suspicious rows are computed in full by reverse mode, columns by forward mode, and
+    compared entry by entry.
 
     Args:
         api: Name of the public function, for messages.
@@ -52,14 +53,22 @@ def confirm(
     rows, columns = _beyond_noise(structure, passes, entries, suspicious)
     if not len(rows) + len(columns):
         return
-    pattern = structure.pattern
-    reasons = []
-    confirmable = REVERSE in structure.methods
-    for row in rows.tolist()[: CONFIRMED if confirmable else 0]:
-        reason = _fault_of_row(structure, entries.values, passes, row)
-        if reason:
-            reasons.append(f"row {row} {reason}")
-    if len(rows) and confirmable and not reasons:
+    pattern, values = structure.pattern, entries.values
+    reasons: list[str] = []
+    unsure = 0
+    for kind, mode, found, fault_of in (
+        ("row", REVERSE, rows, _fault_of_row),
+        ("column", FORWARD, columns, _fault_of_column),
+    ):
+        if reasons:
+            break  # a wrong row says it all
+        if mode not in structure.methods:
+            unsure += len(found)
+            continue
+        for number in found.tolist()[:CONFIRMED]:
+            if fault := fault_of(structure, values, passes, number):
+                reasons.append(f"{kind} {number} {fault}")
+    if not reasons and not unsure:
         return  # rounding, where large intermediate values cancel
     where = []
     if len(rows):
@@ -125,25 +134,47 @@ def _with_noise(passes: Passes, mode: str, seed: Tensor) -> tuple[Tensor, Tensor
 def _fault_of_row(structure: Structure, values: Tensor, passes: Passes, row: int) -> str:
     """What is wrong with a row, empty if it is right."""
     pattern = structure.pattern
-    size = pattern.shape[0]
-
-    seed = values.detach().new_zeros(1, size)
+    span = slice(int(pattern.indptr[row]), int(pattern.indptr[row + 1]))
+    seed = values.detach().new_zeros(1, pattern.shape[0])
     seed[0, row] = 1
-    true, noise = _with_noise(passes, REVERSE, seed)
-    true, noise = true.to(values), noise.to(values)
-    first, last = int(pattern.indptr[row]), int(pattern.indptr[row + 1])
-    columns = torch.from_numpy(pattern.indices[first:last]).to(values.device).long()
+    places = torch.from_numpy(pattern.indices[span])
+    known = _with_noise(passes, REVERSE, seed)
+    return _fault(structure, values.detach()[span], places, "columns", known)
+
+
+def _fault_of_column(structure: Structure, values: Tensor, passes: Passes, column: int) -> str:
+    """What is wrong with a column, empty if it is right."""
+    pattern, view = structure.pattern, structure.pattern.csc
+    span = slice(int(view.indptr[column]), int(view.indptr[column + 1]))
+    seed = values.detach().new_zeros(1, pattern.shape[1])
+    seed[0, column] = 1
+    order = torch.from_numpy(view.order[span]).to(values.device).long()
+    places = torch.from_numpy(view.rows[span])
+    known = _with_noise(passes, FORWARD, seed)
+    return _fault(structure, values.detach()[order], places, "rows", known)
+
+
+def _fault(
+    structure: Structure,
+    entries: Tensor,
+    places: Tensor,
+    across: str,
+    known: tuple[Tensor, Tensor],
+) -> str:
+    """What is wrong with the entries at some places of a row or column that is known in full."""
+    true, noise = [part.to(entries) for part in known]
+    places = places.to(entries.device).long()
     ours = torch.zeros_like(true)
-    ours[columns] = values.detach()[first:last]
+    ours[places] = entries
     allowed = min(ROUNDING_UNITS * structure.eps, ROUNDING_CAP)
     slack = FLOOR_UNITS * structure.eps * structure.floor + NOISE * noise.max()
     wrong = (ours - true).abs() > allowed * true.abs().max() + slack
     outside = wrong.clone()
-    outside[columns] = False
+    outside[places] = False
     if outside.any():
-        places = outside.nonzero().view(-1)
-        return f"has nonzeros in columns {_listed(places)}, which the pattern lacks"
-    return f"has other values in columns {_listed(wrong.nonzero().view(-1))}" * bool(wrong.any())
+        found = _listed(outside.nonzero().view(-1))
+        return f"has nonzeros in {across} {found}, which the pattern lacks"
+    return f"has other values in {across} {_listed(wrong.nonzero().view(-1))}" * bool(wrong.any())
 
 
 def _listed(numbers: Tensor) -> str:
