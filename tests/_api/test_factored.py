@@ -167,3 +167,23 @@ def test_a_jacobian_of_zeros_is_one_factor(func):
     plan = torchjac.plan(func, torch.linspace(0.1, 1, 4), keep_factors=True)
     assert len(plan.factors) == 1
     assert not plan(torch.linspace(1, 2, 4)).to_dense().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_inside_is_allowed_for(dtype):
+    weights = torch.linspace(-1, 1, 80).reshape(4, 20)
+
+    def func(x):
+        inner = torch.tanh((weights @ x).to(dtype)).to(torch.float32)
+        return weights.T @ inner
+
+    plan = torchjac.plan(func, torch.linspace(-1, 1, 20), keep_factors=True)
+    x = torch.linspace(0, 1, 20)
+    torch.testing.assert_close(plan(x).to_dense(), jacrev(func)(x), rtol=0.05, atol=0.05)
+
+
+def test_derivatives_that_cancel_are_allowed_for():
+    func = lambda x: torch.softmax(x, 0).sum()[None] * torch.ones(3, dtype=x.dtype)  # noqa: E731
+    plan = torchjac.plan(func, torch.linspace(0, 1, 5, dtype=torch.float64), keep_factors=True)
+    x = torch.linspace(1, 3, 5, dtype=torch.float64)
+    assert plan(x).to_dense().abs().max() < 1e-14

@@ -29,7 +29,7 @@ from torchjac._planner.structure import Candidate, Request
 from torchjac.errors import ArgumentError, BranchWarning, PatternError
 
 # Rounding of a product, in units of the precision, and at most.
-ROUNDING_UNITS, ROUNDING_CAP = 1e3, 0.1
+ROUNDING_UNITS, ROUNDING_CAP, FLOOR_UNITS = 1e3, 0.1, 100.0
 
 
 class FactoredPlan(Plan):
@@ -118,7 +118,7 @@ class FactoredPlan(Plan):
         """The operator, None if random products of the function are not its own."""
         factors = self._factors
         operator = operator_of(factors.entries(signature.leaves))
-        if is_proven or _is_certified(operator, proofs(signature, factors.outputs, modes)):
+        if is_proven or _is_certified(operator, factors, proofs(signature, factors.outputs, modes)):
             return operator
         return None
 
@@ -232,13 +232,15 @@ def _factors(signature: Signature, request: Request) -> Factors:
         ) from error
 
 
-def _is_certified(operator: JacobianOperator, found: Sequence[Proof]) -> bool:
+def _is_certified(operator: JacobianOperator, factors: Factors, found: Sequence[Proof]) -> bool:
     """Whether random products of the operator are those of the function, up to rounding."""
     sizes = JacobianOperator([_absolute(factor) for factor in operator.factors])
-    return all([_agrees(operator, sizes, proof) for proof in found])
+    return all([_agrees(operator, sizes, factors, proof) for proof in found])
 
 
-def _agrees(operator: JacobianOperator, sizes: JacobianOperator, proof: Proof) -> bool:
+def _agrees(
+    operator: JacobianOperator, sizes: JacobianOperator, factors: Factors, proof: Proof
+) -> bool:
     if proof.mode != FORWARD:
         operator, sizes = operator.T, sizes.T
     vector = proof.vector.to(operator.dtype)
@@ -247,8 +249,10 @@ def _agrees(operator: JacobianOperator, sizes: JacobianOperator, proof: Proof) -
     found, most = operator @ vector, sizes @ vector.abs()
     known = found.isfinite() & proof.product.isfinite()
     off = torch.where(known, found - proof.product, 0).norm()
-    allowed = min(ROUNDING_UNITS * torch.finfo(operator.dtype).eps, ROUNDING_CAP)
-    return bool(off <= allowed * torch.where(known, most, 0).norm())
+    allowed = min(ROUNDING_UNITS * factors.eps, ROUNDING_CAP)
+    # Where entries cancel, their sizes say nothing of the rounding in them.
+    slack = FLOOR_UNITS * factors.eps * factors.floor * vector.norm()
+    return bool(off <= allowed * torch.where(known, most, 0).norm() + slack)
 
 
 def _absolute(factor: Tensor) -> Tensor:

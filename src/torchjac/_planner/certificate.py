@@ -104,6 +104,25 @@ def agree(found: Tensor, values: Tensor) -> bool:
     return torch.allclose(found, values, rtol=0.0, atol=allowed, equal_nan=True)
 
 
+def floor_of(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> float:
+    """A size of entries that rounding may leave where they cancel, in units of the precision.
+
+    Args:
+        outputs: What the function returned.
+        leaves: For what.
+
+    Returns:
+        The size of the outputs over that of the inputs.
+    """
+    return _size(outputs) / (1.0 + _size(leaves))
+
+
+def _size(tensors: Sequence[Tensor]) -> float:
+    """The largest absolute value that is finite."""
+    known = [t.detach().nan_to_num(0.0, 0.0, 0.0).abs().max() for t in tensors if t.numel()]
+    return max(map(float, known), default=0.0)
+
+
 def _beyond_noise(
     structure: Structure, passes: Passes, entries: Entries, suspicious: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:

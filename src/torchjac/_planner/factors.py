@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +14,16 @@ from torchjac._evaluate.compressed import Passes, common_dtype
 from torchjac._evaluate.direct.runner import Direct
 from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.options import Options
+from torchjac._evaluate.tape import record
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
 from torchjac._linearize.linearize import linearize
 from torchjac._pattern.detect import detect
 from torchjac._pattern.pattern import SparsityPattern
+from torchjac._planner.certificate import floor_of
 from torchjac._planner.probe import FORWARD, REVERSE, random_vector, run
 from torchjac._planner.structure import Request
+from torchjac._torch import coarsest_eps
 
 
 class Proof(NamedTuple):
@@ -48,6 +51,8 @@ class Factors:
         outputs: What the function returns, tensors without numbers.
         is_guarded: Whether the function reads values, or memory by its place: what holds here
             may not hold elsewhere.
+        eps: Coarsest precision in the function.
+        floor: A size of entries that rounding may leave, in units of it.
         trace_s: Seconds that tracing took.
         emit_s: Seconds that everything else took.
     """
@@ -57,6 +62,8 @@ class Factors:
     patterns: tuple[SparsityPattern, ...]
     outputs: tuple[Tensor, ...]
     is_guarded: bool
+    eps: float
+    floor: float
     trace_s: float
     emit_s: float
 
@@ -101,12 +108,15 @@ def factorize(signature: Signature, request: Request, backend: str) -> Factors:
     sizes = [t.numel() for t in (outputs if program.direction == "jvp" else leaves)]
     like = torch.empty(0, dtype=common_dtype(leaves), device=leaves[0].device)
     parts = emit_factors(bracket, leaves, sizes, pattern, like, request.scope)
+    tape = record(signature, create_graph=False)
     return Factors(
         bracket,
         tuple([Direct(part, backend, tuple(leaves), request.api) for part, _ in parts]),
         tuple([places for _, places in parts]),
         tuple([torch.empty_like(y, device="meta") for y in outputs]),
-        bool(program.reads) or _reads_memory(signature),
+        bool(program.reads) or reads_memory(tape.survey().node_names),
+        coarsest_eps(tape.outputs.tensors),
+        floor_of(tape.outputs.tensors, leaves),
         program.trace_s,
         perf_counter() - began,
     )
@@ -138,14 +148,6 @@ def proofs(signature: Signature, outputs: Sequence[Tensor], modes: Sequence[str]
             continue
         found.append(Proof(mode, vector, product))
     return found
-
-
-def _reads_memory(signature: Signature) -> bool:
-    """Whether the function looks at memory by its place."""
-    passes = Passes.begin(signature, (), Options(quiet=True))
-    passes.evaluate(keep_graph=True)
-    tape: Any = passes.tape
-    return tape is not None and reads_memory(tape.survey().node_names)
 
 
 BOTH = (FORWARD, REVERSE)

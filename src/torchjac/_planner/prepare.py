@@ -36,7 +36,7 @@ from torchjac._planner.apply import (
     tell,
 )
 from torchjac._planner.arrangements import arrangements
-from torchjac._planner.certificate import confirm
+from torchjac._planner.certificate import confirm, floor_of
 from torchjac._planner.choose import Choice, choose
 from torchjac._planner.elsewhere import held_elsewhere
 from torchjac._planner.probe import FORWARD, REVERSE, Probe, probe
@@ -125,7 +125,7 @@ def prepare(
         dtypes=(common_dtype(leaves),) if request.flat else tuple([x.dtype for x in leaves]),
         arrangements=arrangements(pattern, request, outputs, leaves),
         eps=coarsest_eps(outputs),
-        floor=_size(outputs) / (1.0 + _size(leaves)),
+        floor=floor_of(outputs, leaves),
         is_stateful=is_stateful,
         methods={p.mode: p.method for p in probes.witnesses},
         strides=tuple([x.stride() for x in leaves]) if by_place else None,
@@ -135,12 +135,6 @@ def prepare(
     if request.api == "plan" and seen is not None:  # used at other points too
         structure = held_elsewhere(request, structure, seen, passes)
     return Prepared(structure, passes, entries)
-
-
-def _size(tensors: Sequence[Tensor]) -> float:
-    """The largest absolute value that is finite."""
-    known = [t.detach().nan_to_num(0.0, 0.0, 0.0).abs().max() for t in tensors if t.numel()]
-    return max(map(float, known), default=0.0)
 
 
 def _finished(
