@@ -165,6 +165,8 @@ def test_scalars_have_no_axes(monkeypatch):
     monkeypatch.setattr(reassociate, "_LEAST_GAIN", -1e9)
     _, _, found = rewritten(lambda x: x.sum().permute([]).transpose(0, -1).reshape(1) * 2, W)
     torch.testing.assert_close(found, W.sum().reshape(1) * 2)
+    _, _, found = rewritten(lambda x: (x.sum().sum([0]) * x[0]).sum([0]).sum([0], True) * 2, W)
+    torch.testing.assert_close(found, W.sum() * W[0].sum() * 2)
 
 
 def test_nothing_at_all():

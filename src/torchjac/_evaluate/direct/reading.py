@@ -127,6 +127,8 @@ def _summed(call: _Call) -> Term | None:
     if call.op is not aten.sum.dim_IntList:
         return None
     term, rank = call.first, len(call.first.axes)
+    if not rank:  # the sum of one number
+        return term
     dims = [d % rank for d in call.args[1] or range(rank)]
     return term.summed(dims, keeps=len(call.result.shape) == rank)
 
