@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.program import Node, Ref, map_refs
+from torchjac._linearize.simplify import leading_to
 
 # Numbers move by this part of their size at most, and keep their sign: few operations end there.
 _FARTHEST = 0.25
@@ -52,7 +53,7 @@ def generic_constants(
     with torch.no_grad():
         for number in sorted(starts):
             known[number] = _moved(constants[number], generator)
-        for node in _leading_to(wanted, held):
+        for node in leading_to(held, wanted):
             _run(node, constants, known)
     return {n: known[n] for n in wanted}
 
@@ -84,16 +85,6 @@ def _shifted(numbers: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.rand(numbers.shape, generator=generator, dtype=torch.float64)
     drawn = drawn.to(numbers.device, numbers.real.dtype)
     return torch.where(numbers == 0, 0.5 + drawn, numbers * (1 + _FARTHEST * (2 * drawn - 1)))
-
-
-def _leading_to(wanted: Iterable[int], nodes: Sequence[Node]) -> list[Node]:
-    needed: set[int | None] = set(wanted)
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if not needed.isdisjoint(node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
-    return kept[::-1]
 
 
 def _run(node: Node, constants: Mapping[int, Tensor], known: dict[int, Tensor]) -> None:

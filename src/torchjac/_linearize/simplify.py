@@ -1,6 +1,6 @@
 """Leave out of a program what is not needed, and see which part is linear in the tangent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,7 +77,7 @@ def trimmed(
     same = _copies(nodes, values)
     kept = [_renamed(node, same) for node in nodes if node.outputs[0] not in same]
     renamed = tuple([None if n is None else same.get(n, n) for n in outputs])
-    needed = _needed(kept, renamed)
+    needed = leading_to(kept, renamed)
     return [node for node in needed if node.outputs[0] not in constants], renamed
 
 
@@ -108,7 +108,16 @@ def _renamed(node: Node, same: Mapping[int, int]) -> Node:
     return Node(node.op, map_refs(rename, node.args), kwargs, node.outputs)
 
 
-def _needed(nodes: list[Node], outputs: tuple[int | None, ...]) -> list[Node]:
+def leading_to(nodes: Sequence[Node], outputs: Iterable[int | None]) -> list[Node]:
+    """Those of the operations that some tensors need.
+
+    Args:
+        nodes: Operations, in order.
+        outputs: Numbers of these tensors.
+
+    Returns:
+        In order.
+    """
     needed: set[int | None] = set(outputs) - {None}
     kept: list[Node] = []
     for node in reversed(nodes):
