@@ -64,11 +64,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--render", action="store_true", help=f"measure nothing: write the page anew from {DATA}"
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="put what is measured into the page of an earlier run, in place of the same",
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in PARTS and name not in GROUPS]
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {names}")
-    if options.output is None and not options.names:
+    if options.output is None and (options.again or not options.names):
         options.output = DOCS
     return options
 
@@ -178,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     began = time.perf_counter()
     run = measure_all(wanted(options.names, options.quick), options.quick, options.cpu_time)
+    if options.again:
+        run = read_run(options.output / DATA).renewed(run)
     verdicts = judge(run)
     missed = [f"  {v.where}, {v.promise}: {v}" for v in verdicts if not v.met]
     wrong = [f"  {row.label}, {who}: {why}" for row in run.rows for who, why in row.wrong.items()]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ class Run:
         growths: Processes with a memory budget.
         planning: Plans of long programs.
         failures: What went wrong.
+        again: Rows that a later run measured by themselves.
     """
 
     machine: Mapping[str, Any]
@@ -190,6 +191,36 @@ class Run:
     growths: tuple[Growth, ...] = ()
     planning: tuple[Planning, ...] = ()
     failures: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+
+    def renewed(self, later: "Run") -> "Run":
+        """This run with what a later one measured in place of the same.
+
+        Args:
+            later: Measured by the same means.
+
+        Returns:
+            Rows in the order of this run, new ones behind.
+
+        Raises:
+            ValueError: The runs are of different machines, libraries or forms.
+        """
+        if (self.machine, self.quick) != (later.machine, later.quick):
+            raise ValueError(
+                f"what was measured on {later.machine} cannot stand beside {self.machine}"
+            )
+        found = {row.label: row for row in later.rows}
+        again = dict.fromkeys([*self.again, *found, *[p.stage for p in later.planning]])
+        kept = [found.pop(row.label, row) for row in self.rows]
+        return replace(
+            self,
+            rows=(*kept, *found.values()),
+            scaling=later.scaling or self.scaling,
+            growths=later.growths or self.growths,
+            planning=later.planning or self.planning,
+            failures=(*self.failures, *later.failures),
+            again=tuple(again),
+        )
 
 
 def row_from(data: Mapping[str, Any]) -> Row:
@@ -214,4 +245,5 @@ def read_run(path: Path) -> Run:
         growths=tuple([Growth(**{**g, "runs": tuple(g["runs"])}) for g in data["growths"]]),
         planning=tuple([Planning(**p) for p in data["planning"]]),
         failures=tuple(data["failures"]),
+        again=tuple(data.get("again", ())),
     )

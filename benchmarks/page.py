@@ -100,6 +100,9 @@ def _machine(run: Run) -> Iterator[str]:
         yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions,"
         yield "double precision alone for what is sparse, and neither decoder, classifier, Hessian"
         yield "nor memory budgets."
+    if run.again:
+        yield ""
+        yield f"Measured again later, by themselves: {'; '.join(run.again)}."
 
 
 def _overview(run: Run, images: Sequence[str]) -> Iterator[str]:

@@ -82,3 +82,19 @@ def test_tables_of_text_and_of_markdown() -> None:
         "| a\\|b | 1 |",
         "| c | 23 |",
     ]
+
+
+def test_rows_measured_again_take_the_place_of_the_same(run: Run) -> None:
+    sparse, dense = run.rows
+    slower = tuple([replace(m, time_s=2 * m.time_s) for m in dense.measured])
+    other = replace(dense, name="robot/512")
+    later = Run(run.machine, run.quick, rows=(replace(dense, measured=slower), other))
+    found = run.renewed(later)
+    assert found.rows == (sparse, *later.rows)
+    assert (found.scaling, found.planning) == (run.scaling, run.planning)
+    assert "Measured again later, by themselves: robot/1, float64; robot/512" in render(found, [])
+
+
+def test_rows_of_another_machine_stay_out(run: Run) -> None:
+    with pytest.raises(ValueError, match="cannot stand beside"):
+        run.renewed(Run({"torch": "2.14"}, run.quick))
