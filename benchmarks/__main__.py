@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     names = ", ".join([*GROUPS, *PARTS])
     parser.add_argument("names", nargs="*", metavar="name", help=f"default: all; of {names}")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, under 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, a few minutes")
     parser.add_argument(
         "--cpu-time",
         action="store_true",

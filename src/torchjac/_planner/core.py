@@ -147,8 +147,8 @@ class Core:
         options = Options(create_graph, vectorize=self.request.vectorize, quiet=True)
         first = self.known
         passes = Passes.begin(signature, first.structure.outputs, options)
-        is_stateful = first.structure.is_stateful or self._has_effects(first, inputs, signature)
-        reads = self._evaluate(first.structure, passes, with_value or is_stateful)
+        is_called = with_value or self._has_effects(first, inputs, signature)
+        reads = self._evaluate(first.structure, passes, is_called)
         known = self._branch(first, reads)
         structure = known.structure if known else first.structure
         entries = None
