@@ -88,6 +88,16 @@ def test_writes_to_a_tensor(write):
     assert is_seen(lambda x: x * tensor, lambda: write(tensor))
 
 
+def test_a_square_tensor_that_is_transposed_where_it_lies():
+    tensor = torch.arange(4.0).view(2, 2)
+    assert is_seen(lambda x: tensor @ x, lambda: setattr(tensor, "data", tensor.data.t()))
+
+
+def test_a_dict_that_was_empty():
+    known = {}
+    assert is_seen(lambda x: x * len(known), lambda: known.update(a=1))
+
+
 def test_an_array_that_is_held():
     array = np.zeros(3)
     assert is_seen(lambda x: x * torch.from_numpy(array), lambda: array.__setitem__(0, 1.0))

@@ -12,7 +12,7 @@ from torchjac._torch import default_device, has_module_hooks
 
 Parts = Callable[[Any], tuple[Any, ...]]
 # Where `state_of_tensor` says whether a tensor requires gradients.
-_GRADED = 3
+_GRADED = 4
 
 
 class Glance:
@@ -24,6 +24,7 @@ class Glance:
 
     def __init__(self) -> None:
         self._seen: list[tuple[Parts, Any, tuple[Any, ...]]] = []
+        self._empty: list[Any] = []
         self._tensors: list[tuple[Tensor, tuple[Any, ...]]] = []
         self._around = surroundings()
 
@@ -36,6 +37,13 @@ class Glance:
         """
         self._seen.append((parts, owner, parts(owner)))
 
+    def hold_all_in(self, container: Any, parts: Parts) -> None:
+        """Remember what a dict, a list or a set holds, whose length says whether it is empty."""
+        if container:
+            self.hold(container, parts)
+        else:
+            self._empty.append(container)
+
     def hold_tensor(self, tensor: Tensor) -> None:
         """Remember what says that a tensor was written to."""
         self._tensors.append((tensor, state_of_tensor(tensor)))
@@ -47,6 +55,8 @@ class Glance:
     def is_same(self) -> bool:
         """Whether every object holds what it held."""
         if self._around != surroundings() or has_module_hooks() or is_cast():
+            return False
+        if any(self._empty):
             return False
         for parts, owner, then in self._seen:
             now = parts(owner)
@@ -70,11 +80,19 @@ def state_of_tensor(tensor: Tensor) -> tuple[Any, ...]:
     return (
         None if tensor.is_inference() else tensor._version,
         tensor.shape,
-        tensor.data_ptr() if tensor.layout is torch.strided else 0,
+        tensor.dtype,
+        place_of(tensor),
         tensor.requires_grad,
         tensor.is_leaf and tensor.grad is not None,
         len(attributes_of(tensor)),
     )
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Where in memory a tensor has its numbers, if that can be said."""
+    if tensor.layout is not torch.strided:
+        return ()
+    return tensor.data_ptr(), tensor.stride()
 
 
 def attributes_of(tensor: Tensor) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,13 +30,12 @@ from torchjac._inputs.glance import (
     of_function,
     of_globals,
     of_instance,
+    place_of,
     surroundings,
 )
 from torchjac._inputs.names import LIBRARIES, OUTSIDE, names_in
+from torchjac._inputs.numbers import Data
 from torchjac._torch import has_module_hooks, has_numbers
-
-# What holds numbers of its own.
-Data: TypeAlias = Tensor | np.ndarray[Any, Any]
 
 
 class _Pair(NamedTuple):
@@ -76,7 +75,6 @@ _OF_CLASSES = frozenset(
      "__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__orig_bases__",
      "__parameters__", "__qualname__", "__repr__", "__static_attributes__", "__weakref__"}
 )  # fmt: skip
-_COMPRESSED_ROWS = (torch.sparse_csr, torch.sparse_bsr)
 _MOST_OBJECTS = 5_000
 
 
@@ -127,7 +125,7 @@ class Walk:
             self._visit_dict(value)
         elif kind in _SEQUENCES:
             if kind in _CHANGING:
-                self.glance.hold(value, tuple)
+                self.glance.hold_all_in(value, tuple)
             self._visit_all(value)
         elif isinstance(value, tuple):
             self._visit_class(kind)
@@ -157,7 +155,7 @@ class Walk:
             self.visit(value)
 
     def _visit_dict(self, values: Any) -> None:
-        self.glance.hold(values, of_dict)
+        self.glance.hold_all_in(values, of_dict)
         for key in values:
             self.visit(key)
         self._visit_all(values.values())
@@ -170,8 +168,7 @@ class Walk:
             return False
         self._has_grad |= data.is_leaf and data.grad is not None
         version = None if data.is_inference() else data._version
-        pointer = data.data_ptr() if data.layout is torch.strided else 0
-        self.marks += [version, pointer, data.requires_grad]
+        self.marks += [version, data.dtype, place_of(data), data.requires_grad]
         self.data.append(data)
         self.glance.hold_tensor(data)
         if attached := attributes_of(data):
@@ -259,27 +256,8 @@ class Walk:
         hooks = [vars(value).get(name) for name in _HOOKS] if is_module else []
         for hook in hooks:
             if hook is not None:
-                self.glance.hold(hook, of_dict)
+                self.glance.hold_all_in(hook, of_dict)
         return not any(hooks)
-
-
-def parts_of(data: Data) -> Sequence[Data]:
-    """Tensors or arrays with all numbers of one.
-
-    Args:
-        data: A tensor of any layout, or an array.
-
-    Returns:
-        Itself; of a sparse tensor its indices and values.
-    """
-    if not isinstance(data, Tensor) or data.layout is torch.strided:
-        return (data,)
-    data = data.detach()
-    if data.layout is torch.sparse_coo:
-        return data._indices(), data._values()
-    if data.layout in _COMPRESSED_ROWS:
-        return data.crow_indices(), data.col_indices(), data.values()
-    return data.ccol_indices(), data.row_indices(), data.values()
 
 
 def _of_attached(tensor: Tensor) -> tuple[Any, ...]:
