@@ -1,5 +1,6 @@
 """Jacobians kept as factors."""
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -103,6 +104,21 @@ def test_weights_that_changed_are_noticed():
         J = plan(x)
     torch.testing.assert_close(J.to_dense(), dense(func, x))
     torch.testing.assert_close(plan(x / 2).to_dense(), dense(func, x / 2))
+
+
+def test_a_plan_that_was_pickled_trusts_nothing():
+    net = nn.Sequential(nn.Linear(30, 3), nn.Tanh(), nn.Linear(3, 20)).double()
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    plan = pickle.loads(pickle.dumps(torchjac.plan(net, x, keep_factors=True)))
+    torch.testing.assert_close(plan(x).to_dense(), dense(net, x))
+    # It has a module of its own, which became another one unseen.
+    plan._call.func[0].weight.data.mul_(2)
+    net[0].weight.data.mul_(2)
+    with pytest.warns(BranchWarning, match="factors were found anew"):
+        J = plan(x)
+    torch.testing.assert_close(J.to_dense(), dense(net, x))
 
 
 def test_a_branch_that_was_not_taken_is_noticed():

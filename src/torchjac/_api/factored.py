@@ -42,7 +42,12 @@ class FactoredPlan(Plan):
 
     def __init__(self, call: Call, request: Request, fit: Fit, made: tuple[Factors, World]) -> None:
         self._call, self._request, self._fit = call, request, fit
-        self._factors, self._world = made
+        self._factors: Factors = made[0]
+        self._world: World | None = made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without trust: what the function reads elsewhere is not known, so calls certify."""
+        return dict(self.__dict__, _world=None)
 
     @outside_inference_mode
     def __call__(
@@ -123,7 +128,7 @@ class FactoredPlan(Plan):
         return None
 
     def _is_trusted(self, inputs: Any, signature: Signature) -> bool:
-        if self._factors.is_guarded or not self._world.is_complete:
+        if self._factors.is_guarded or self._world is None or not self._world.is_complete:
             return False
         others = others_of(inputs, signature.leaves)
         return self._call.is_in(self._world, others, signature.leaves)
@@ -174,7 +179,7 @@ class FactoredPlan(Plan):
 
     def __str__(self) -> str:
         known = self._factors
-        lines = [repr(self), f"  cut           {known.bracket}"]
+        lines = [repr(self), f"  cut           {known.cut}"]
         for program, pattern in zip(known.programs, known.patterns, strict=True):
             m, n = pattern.shape
             counts = f"{pattern.nnz:,} entries by {program.form.operations:,} operations"

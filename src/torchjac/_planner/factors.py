@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket
+from torchjac._evaluate.chain.bracket import choose_bracket, plain_bracket
 from torchjac._evaluate.chain.emit import emit_factors
 from torchjac._evaluate.compressed import Passes, common_dtype
 from torchjac._evaluate.direct.runner import Direct
@@ -45,7 +45,7 @@ class Factors:
     """What is known of the factors of one branch of a function.
 
     Attributes:
-        bracket: Where the function is cut.
+        cut: Where the function is cut, in words.
         programs: For each factor, from last to first, what computes its nonzeros.
         patterns: For each factor the places of these.
         outputs: What the function returns, tensors without numbers.
@@ -57,7 +57,7 @@ class Factors:
         emit_s: Seconds that everything else took.
     """
 
-    bracket: Bracket
+    cut: str
     programs: tuple[Direct, ...]
     patterns: tuple[SparsityPattern, ...]
     outputs: tuple[Tensor, ...]
@@ -110,7 +110,7 @@ def factorize(signature: Signature, request: Request, backend: str) -> Factors:
     parts = emit_factors(bracket, leaves, sizes, pattern, like, request.scope)
     tape = record(signature, create_graph=False)
     return Factors(
-        bracket,
+        str(bracket),
         tuple([Direct(part, backend, tuple(leaves), request.api) for part, _ in parts]),
         tuple([places for _, places in parts]),
         tuple([torch.empty_like(y, device="meta") for y in outputs]),
