@@ -75,7 +75,7 @@ class TorchjacWarning(UserWarning):
 
 
 class FallbackWarning(TorchjacWarning):
-    """PyTorch could not take the fast way; the answer is the same, the time is not."""
+    """The fast way could not be taken; the answer is the same, the time is not."""
 
 
 class MemoryBudgetWarning(TorchjacWarning):

@@ -4,25 +4,18 @@ Every way gives the same numbers. What was tried and what PyTorch said is kept, 
 `torchjac.record`, and warned of where the way that is left is a slow one.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from torchjac._evaluate.memory import is_out_of_memory
+from torchjac._evaluate.mistakes import REASON_LENGTH, is_our_own
 from torchjac._evaluate.report import Refusal
 from torchjac._torch import NO_BATCHING_RULE, BatchingRulesOnly
 from torchjac.errors import ChangedFunctionError, MemoryBudgetError
 
 Result = TypeVar("Result")
 VMAP, PARTLY, LOOP = "vmap", "vmap, some ops one by one", "loop"
-REASON_LENGTH = 160
-# What a mistake in a program raises, and PyTorch where it cannot do something. Where the adapter
-# calls PyTorch the last line is ours all the same.
-_MISTAKES = (AssertionError, AttributeError, LookupError, TypeError)
-_PACKAGE = Path(__file__).parents[1]
-_ADAPTER = _PACKAGE / "_torch.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,7 @@ def climb_down(
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, Warning | NameError):
                 raise
-            if isinstance(error, _MISTAKES) and _is_our_own(error):
+            if is_our_own(error):
                 raise
             refusals.append(Refusal(rung.name, _first_line(error)))
             left = [r for r in left if any([r.after in refusal.reason for refusal in refusals])]
@@ -110,13 +103,6 @@ def batchings(
         else:
             rungs.append(Rung(mode, LOOP, lambda: compute(False)))
     return rungs
-
-
-def _is_our_own(error: BaseException) -> bool:
-    """Whether `error` was raised by a line of torchjac, not by what it called."""
-    steps = traceback.extract_tb(error.__traceback__)
-    last = Path(steps[-1].filename) if steps else _ADAPTER
-    return last.is_relative_to(_PACKAGE) and last != _ADAPTER
 
 
 def _first_line(error: Exception) -> str:

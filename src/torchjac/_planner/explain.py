@@ -79,6 +79,8 @@ def _of_pattern(core: Core) -> Iterator[tuple[str, str]]:
         yield "no rule", f"taken as dense: {', '.join(found.opaque_ops)}"
     if found.dense_ops:
         yield "all but full", f"no longer told apart after: {', '.join(found.dense_ops)}"
+    if core.main.is_live:
+        yield "other inputs", "may change: the pattern is right for any, programs read them anew"
     if found.reads:
         yield "guards", f"values read from tensors, compared on use: {len(found.reads)}"
 
@@ -100,6 +102,8 @@ def _of_program(core: Core) -> Iterator[tuple[str, str]]:
         runs = {REPLAY: "run one by one", INDUCTOR: "compiled", CUDAGRAPHS: "in one CUDA graph"}
         run = runs[direct.backend]
         yield "program", f"{direct.form.operations:,} operations, {run}; in place of the passes"
+        for step in direct.form.left_out:
+            yield "left out", f"{step}, which failed"
     elif core.main.scheme is not None:
         yield "program", why_no_program(core)
 

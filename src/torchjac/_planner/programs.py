@@ -12,9 +12,10 @@ from torch import Tensor
 from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket, rival_of
 from torchjac._evaluate.chain.emit import emit_bracket
 from torchjac._evaluate.direct.emit import DirectProgram
-from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct, left_out
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.memory import Budget
+from torchjac._evaluate.mistakes import can_be_left_out, described, is_our_own
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._pattern.detect import Detection
@@ -39,7 +40,7 @@ class _Site(NamedTuple):
         request: What the user asked for.
         structure: With a scheme.
         seen: The linear program and its pattern.
-        leaves: x.
+        leaves: What the program takes: x first.
         values: The entries there, from passes.
         by_passes: Computes them again.
     """
@@ -85,7 +86,7 @@ def with_programs(
         request: What the user asked for.
         structure: With a scheme.
         seen: The linear program and its pattern.
-        leaves: x.
+        leaves: What the program takes: x first.
         values: The entries there, from passes.
         by_passes: Computes them again.
 
@@ -127,14 +128,22 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
     if refusal := _not_worth_emitting(site, passes):
         return [refusal]
     seen, found = site.seen, list[_Made]()
+    plain = plain_bracket(seen.program)
     try:
         best = choose_bracket(seen.program, site.leaves, site.structure.pattern, seen.scope)
-    except RuntimeError as error:
+    except NotImplementedError as error:
         return [_Made(None, _candidate(site, "direct", inf, _not_possible(error)))]
-    ways = [best] if best.is_plain else [best, plain_bracket(seen.program)]
+    except Exception as error:
+        found = [_failed(site, "chain", "the search for waists", error)]
+        best = plain
+    ways = [best] if best.is_plain else [best, plain]
     for way in ways:
         rival = rival_of(way) if way is best else None
-        emitted = _emitted(site, way) if rival is None else _faster(site, way, rival)
+        if rival is None:
+            emitted = _emitted(site, way)
+        else:
+            emitted, lost = _faster(site, way, rival)
+            found += lost
         found += _of_one_way(site, emitted, passes, _least_s(found))
         if not site.request.tune and any([m.direct for m in found]):
             break
@@ -145,20 +154,23 @@ def _least_s(found: Sequence[_Made]) -> float:
     return min([m.candidate.predicted_s for m in found], default=inf)
 
 
-def _faster(site: _Site, way: Bracket, rival: Bracket) -> _Emitted | _Made:
-    """Of two ways the one that is faster run operation by operation."""
+def _faster(site: _Site, way: Bracket, rival: Bracket) -> tuple[_Emitted | _Made, list[_Made]]:
+    """Of two ways the one that is faster run operation by operation; what failed on the way."""
     other = _emitted(site, rival)
     if isinstance(other, _Made):
-        return _emitted(site, way)
-    other_s = _tried(site, other, REPLAY).candidate.predicted_s
+        return _emitted(site, way), [other]
+    tried = _tried(site, other, REPLAY)
+    failed = [tried] if tried.direct is None else []
+    other_s = tried.candidate.predicted_s
     if other_s < _predicted_s(site, way):
-        return other
+        return other, []
     one = _emitted(site, way)
     if isinstance(one, _Made):
-        return other
+        return other, [one]
     once_s = one.once_s + other.once_s
-    one_s = _tried(site, one, REPLAY).candidate.predicted_s
-    return (other if other_s < one_s else one)._replace(once_s=once_s)
+    tried = _tried(site, one, REPLAY)
+    failed += [tried] if tried.direct is None else []
+    return (other if other_s < tried.candidate.predicted_s else one)._replace(once_s=once_s), failed
 
 
 def _predicted_s(site: _Site, way: Bracket) -> float:
@@ -232,7 +244,7 @@ def _pays_to_compile(site: _Site, program: DirectProgram, best_s: float) -> bool
 def _emitted(site: _Site, way: Bracket) -> _Emitted | _Made:
     """The program, or what stands in the way."""
     structure, seen, leaves = site.structure, site.seen, site.leaves
-    sizes = [leaf.numel() for leaf in leaves]
+    sizes = [leaf.numel() for leaf in leaves[: len(seen.program.outputs)]]
     if seen.direction == "jvp":
         sizes = [y.numel() for y in structure.outputs]
     values, began = site.values, perf_counter()
@@ -243,8 +255,8 @@ def _emitted(site: _Site, way: Bracket) -> _Emitted | _Made:
         program = emit_bracket(way, leaves, sizes, structure.pattern, values, seen.scope, most)
     except TooManyDerivativesError as error:
         return _Made(None, _candidate(site, _name(way), inf, f"too large: {error}"))
-    except RuntimeError as error:
-        return _Made(None, _candidate(site, _name(way), inf, _not_possible(error)))
+    except Exception as error:
+        return _failed(site, _name(way), "emission", error)
     return _Emitted(_name(way), str(way), program, perf_counter() - began)
 
 
@@ -257,8 +269,12 @@ def _compiled(site: _Site, emitted: _Emitted) -> _Made:
         with torch.no_grad():
             direct.nonzeros(leaves)
     except Exception as error:
+        if isinstance(error, Warning):
+            raise
         if site.request.backend == AUTO:
             name = f"{emitted.name}, {INDUCTOR}"
+            if is_our_own(error):
+                return _failed(site, name, "compilation", error)
             return _Made(None, _candidate(site, name, inf, _not_possible(error)))
         warn(
             f"{api}: the program of the Jacobian is replayed, not compiled: torch._inductor said "
@@ -279,12 +295,13 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
     try:
         with torch.no_grad():
             found = direct.nonzeros(leaves)
-    except RuntimeError as error:
-        return _Made(None, _candidate(site, name, inf, _not_possible(error)))
+    except Exception as error:
+        return _failed(site, name, "its first run", error)
     if not agree(found, values):
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
     seconds = _seconds(lambda: direct.nonzeros(leaves), values)
-    note = "" if emitted.name == "direct" else emitted.how
+    ways = [] if emitted.name == "direct" else [emitted.how]
+    note = "; ".join([*ways, *[f"without {step}" for step in direct.form.left_out]])
     made = _candidate(site, name, seconds, note, emitted.once_s, direct.form.cost)
     return _Made(direct, made)
 
@@ -301,6 +318,17 @@ def _candidate(
     if cost is not None:
         held = max(held, cost.peak_bytes)
     return Candidate(name, 0, held, seconds, note, once_s=once_s, cost=cost)
+
+
+def _failed(site: _Site, name: str, step: str, error: Exception) -> _Made:
+    """What is said of a way that failed; the passes, or another one, give the same answer."""
+    # Operations that cannot be emitted are to be expected; anything else is not.
+    if isinstance(error, NotImplementedError | torch.OutOfMemoryError):
+        return _Made(None, _candidate(site, name, inf, _not_possible(error)))
+    if not can_be_left_out(error):
+        raise error
+    warn(left_out(site.request.api, f"{name}, {step} ({described(error)})"), FallbackWarning)
+    return _Made(None, _candidate(site, name, inf, f"{step} failed: {described(error)}"))
 
 
 def _not_possible(error: Exception) -> str:

@@ -14,6 +14,9 @@ from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.replayed import Run, replayed
 from torchjac._evaluate.direct.strides import laid_out, strides_of
 from torchjac._evaluate.direct.written import Form, Written
+from torchjac._evaluate.mistakes import can_be_left_out, described
+from torchjac._inputs.warn import warn
+from torchjac.errors import FallbackWarning
 
 REPLAY, INDUCTOR, CUDAGRAPHS = "replay", "inductor", "cudagraphs"
 aten = torch.ops.aten
@@ -36,6 +39,7 @@ class Direct:
     api: str = "plan"
     _whole: Run | None = field(default=None, init=False, repr=False)
     _storing: Run | None = field(default=None, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
 
     def nonzeros(self, leaves: Sequence[Tensor]) -> Tensor:
         """All nonzeros, in CSR order.
@@ -47,7 +51,7 @@ class Direct:
             Shape (nnz,), new memory.
         """
         if self._whole is None:
-            self._whole = self._runner(self.form.graph, self.examples)
+            self._whole = self._runner(self._graph(self.form), self.examples)
         return self._whole(leaves)
 
     def refill(self, nonzeros: Tensor, leaves: Sequence[Tensor]) -> None:
@@ -66,9 +70,7 @@ class Direct:
             nonzeros.copy_(self.nonzeros(leaves))
             return
         if self._storing is None:
-            examples = (torch.zeros_like(nonzeros), *self.examples)
-            graph = storing(self._form(varying).graph, self.program.targets)
-            self._storing = self._runner(graph, examples)
+            self._storing = self._storer(varying, torch.zeros_like(nonzeros))
         self._storing([nonzeros, *leaves])
         if self.backend == INDUCTOR:  # autograd has to hear of it
             increment_version(nonzeros)
@@ -86,8 +88,13 @@ class Direct:
             Shape (nnz,), with a graph.
         """
         if self.backend != INDUCTOR:
-            return self.program.whole.one_by_one.graph(*laid_out(leaves, strides_of(self.examples)))
+            return self.one_by_one(*laid_out(leaves, strides_of(self.examples)))
         return _Differentiable.apply(self, *leaves)
+
+    @property
+    def one_by_one(self) -> fx.GraphModule:
+        """The program of all nonzeros that autograd can look into."""
+        return self._graph(self.program.whole.one_by_one)
 
     @property
     def form(self) -> Form:
@@ -96,6 +103,26 @@ class Direct:
 
     def _form(self, written: Written) -> Form:
         return written.fused if self.backend == INDUCTOR else written.one_by_one
+
+    def _graph(self, form: Form) -> fx.GraphModule:
+        """The operations of a form, after a word about what it lacks."""
+        untold = [step for step in form.left_out if step not in self._told]
+        if untold:
+            self._told.update(untold)
+            warn(left_out(self.api, "; ".join(untold)), FallbackWarning)
+        return form.graph
+
+    def _storer(self, varying: Written, nonzeros: Tensor) -> Run:
+        """What takes all nonzeros and the inputs, and writes those that vary."""
+        try:
+            graph = storing(self._graph(self._form(varying)), self.program.targets)
+            return self._runner(graph, (nonzeros, *self.examples))
+        except Exception as error:
+            if not can_be_left_out(error):
+                raise
+            step = f"a program that writes only what depends on x ({described(error)})"
+            warn(left_out(self.api, step), FallbackWarning)
+            return lambda tensors: tensors[0].copy_(self.nonzeros(tensors[1:]))
 
     def _runner(self, graph: fx.GraphModule, examples: Sequence[Tensor]) -> Run:
         if self.backend == INDUCTOR:
@@ -107,6 +134,22 @@ class Direct:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which belongs to this process."""
         return dict(self.__dict__, _whole=None, _storing=None)
+
+
+def left_out(api: str, step: str) -> str:
+    """What is said of a step that failed and was left out.
+
+    Args:
+        api: Name of the public function.
+        step: Its name, and the error; or several.
+
+    Returns:
+        The text of a warning.
+    """
+    return (
+        f"{api}: what makes the Jacobian faster failed and is left out: {step}. The answer is the "
+        "same, the time may not be. Please report it."
+    )
 
 
 def storing(varying: fx.GraphModule, targets: Tensor | slice | None) -> fx.GraphModule:
@@ -154,7 +197,7 @@ class _Differentiable(torch.autograd.Function):
             leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
         live = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
-            nonzeros = ctx.direct.program.whole.one_by_one.graph(*laid_out(leaves, ctx.strides))
+            nonzeros = ctx.direct.one_by_one(*laid_out(leaves, ctx.strides))
             found: Sequence[Tensor | None] = [None] * len(live)
             if nonzeros.requires_grad:
                 found = torch.autograd.grad(

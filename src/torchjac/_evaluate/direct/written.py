@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from torchjac._evaluate.direct.draft import Draft
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.reassociate import reassociated
 from torchjac._evaluate.direct.repeated import without_repeated_factors
@@ -29,11 +30,13 @@ class Form(NamedTuple):
         graph: Takes the inputs, returns the result.
         operations: How many there are.
         cost: Of all of them.
+        left_out: Steps that would have made it faster, but failed, and why.
     """
 
     graph: fx.GraphModule
     operations: int
     cost: Cost
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +46,12 @@ class Written:
     Attributes:
         program: The operations, linear in nothing.
         device: Where its tensors are.
+        left_out: Steps that failed on the way here, and why.
     """
 
     program: LinearProgram = field(repr=False)
     device: torch.device
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, recorded: LinearProgram, position: int, device: torch.device) -> "Written":
@@ -60,16 +65,16 @@ class Written:
         Returns:
             The program of this result alone.
         """
-        values, constants = recorded.values, recorded.constants
-        outputs = recorded.outputs[position : position + 1]
-        nodes, outputs = trimmed(recorded.nodes, values, constants, outputs)
-        nodes = without_repetitions(shortened(nodes, values, constants))
-        nodes, outputs = trimmed(nodes, values, constants, outputs)
-        alone = without_repeated_factors(replace(recorded, nodes=tuple(nodes), outputs=outputs))
-        alone = reassociated(alone)
+        draft = Draft(
+            _trimmed(replace(recorded, outputs=recorded.outputs[position : position + 1]))
+        )
+        draft = draft.after("what changes nothing", _shortened)
+        draft = draft.after("repeated factors", without_repeated_factors)
+        draft = draft.after("the order of products", reassociated)
+        alone = draft.program
         used = {n for node in alone.nodes for n in node.inputs}.union(alone.outputs)
         constants = {n: t for n, t in alone.constants.items() if n in used}
-        return cls(replace(alone, constants=constants), device)
+        return cls(replace(alone, constants=constants), device, draft.left_out)
 
     @cached_property
     def one_by_one(self) -> Form:
@@ -87,15 +92,40 @@ class Written:
 
 
 def _form(written: Written, speed: Speed) -> Form:
-    program = unrolled(written.program, speed, written.device)
+    draft = Draft(written.program, written.left_out)
+    draft = draft.after("narrow axes", lambda program: unrolled(program, speed, written.device))
+    draft = draft.after("numbers for constants", _with_numbers)
+    draft = draft.after("light constants", _light)
+    ready = draft.program
+    graph = graph_of(ready.nodes, ready.constants, ready.primals, _output(ready))
+    return Form(graph, len(ready.nodes), cost_of(ready), draft.left_out)
+
+
+def _output(program: LinearProgram) -> int:
+    (output,) = [number for number in program.outputs if number is not None]
+    return output
+
+
+def _trimmed(program: LinearProgram) -> LinearProgram:
+    values, constants = program.values, program.constants
+    nodes, outputs = trimmed(program.nodes, values, constants, program.outputs)
+    return replace(program, nodes=tuple(nodes), outputs=outputs)
+
+
+def _shortened(program: LinearProgram) -> LinearProgram:
+    nodes = shortened(program.nodes, program.values, program.constants)
+    return _trimmed(replace(program, nodes=tuple(without_repetitions(nodes))))
+
+
+def _with_numbers(program: LinearProgram) -> LinearProgram:
     values, constants = program.values, program.constants
     nodes = with_numbers(shortened(program.nodes, values, constants), values, constants)
-    nodes, outputs = trimmed(without_repetitions(nodes), values, constants, program.outputs)
-    (output,) = [number for number in outputs if number is not None]
-    constants = light(constants, nodes, output)
-    graph = graph_of(nodes, constants, program.primals, output)
-    ready = replace(program, nodes=tuple(nodes), outputs=outputs, constants=constants)
-    return Form(graph, len(nodes), cost_of(ready))
+    return _trimmed(replace(program, nodes=tuple(without_repetitions(nodes))))
+
+
+def _light(program: LinearProgram) -> LinearProgram:
+    constants = light(program.constants, program.nodes, _output(program))
+    return replace(program, constants=constants)
 
 
 def graph_of(
