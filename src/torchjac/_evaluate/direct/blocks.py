@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,12 +80,21 @@ def fingerprints(rows: IntArray) -> IntArray:
         int64, shape (k,).
     """
     sample = rows[:, :: max(1, rows.shape[1] // _SAMPLE)].astype(np.int64)
-    weights = np.random.default_rng(0).integers(1, 2**40, sample.shape[1])
-    return sample @ weights
+    return sample @ _weights(sample.shape[1])
+
+
+@lru_cache(maxsize=64)
+def _weights(count: int) -> IntArray:
+    return np.random.default_rng(0).integers(1, 2**40, count)
 
 
 def added(blocks: Sequence[Block]) -> list[Block]:
     """The sum of blocks: those with one index become one."""
+    if len(blocks) < 2:
+        return list(blocks)
+    first, *others = blocks
+    if all([other.index is first.index for other in others]):
+        return [Block(first.index, reduce(torch.add, [block.values for block in blocks]))]
     groups: dict[int, list[Block]] = {}
     for block in blocks:
         alike = groups.setdefault(block.key, [])

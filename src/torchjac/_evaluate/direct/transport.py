@@ -244,10 +244,12 @@ class Transport:
             sign = 1 + sign
         elif term.source == first:
             sign = 1
-        wide = (1,) * (len(self._shape) - len(block.shape)) + block.shape
-        shape = (block.slices, *self._shape)
-        index = np.broadcast_to(block.index.reshape(block.slices, *wide), shape)
-        values = block.values.reshape(block.slices, *wide).expand(shape)
+        index, values = block.index, block.values
+        if block.shape != self._shape:
+            wide = (1,) * (len(self._shape) - len(block.shape)) + block.shape
+            shape = (block.slices, *self._shape)
+            index = np.broadcast_to(index.reshape(block.slices, *wide), shape)
+            values = values.reshape(block.slices, *wide).expand(shape)
         values = values.to(self._dtype)
         return Block(index, values if sign == 1 else values * sign)
 
@@ -279,6 +281,8 @@ class Transport:
         return Block(self._indices(terms, block), values, factors)
 
     def _indices(self, terms: Sequence[Term], block: Block) -> np.ndarray:
+        if block.shape == self._shape and all([_keeps_places(t) for t in terms]):
+            return block.index
         parts = [[extremes(index, t.maps).high for index in block.index] for t in terms]
         return np.maximum.reduce([np.stack(part) for part in parts])
 
@@ -339,6 +343,11 @@ def _is_repeated(block: Block, dim: int) -> bool:
 
 def _is_broadcast(linear_map: LinearMap) -> bool:
     return isinstance(linear_map, Scale) and linear_map.coefficient is None
+
+
+def _keeps_places(term: Term) -> bool:
+    """Whether each element comes of the same element, whatever its factor."""
+    return all([isinstance(m, Scale) and m.coefficient is None for m in term.maps])
 
 
 def _numbered(block: Block) -> np.ndarray:
