@@ -613,6 +613,62 @@ def test_constants_that_pytorch_reads_are_no_branches():
     assert detect(bind("test", lambda x: x[number] * x, x)).program.reads == ()
 
 
+MASK = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[MASK] * x[0],
+        lambda x: x.masked_select(MASK) * x[0],
+        lambda x: torch.masked_select(x, mask=MASK) * x[0],
+        lambda x: x[torch.nonzero(MASK)] * x[0],
+        lambda x: x[torch.where(MASK)] * x[0],
+        lambda x: x.repeat_interleave(torch.tensor([2, 0, 1])) * x[0],
+        lambda x: x.clone().index_put_((~MASK,), x[1] * x[~MASK]),
+    ],
+)
+def test_sizes_that_constants_decide_are_no_branches(function):
+    x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", function, x)).program.reads == ()
+
+
+def _early_view(x):
+    mask = torch.zeros(3, dtype=torch.bool)
+    view = mask[:]
+    mask.copy_(x > 1.5)
+    return x[view] * x[0]
+
+
+def _borrowed(x):
+    mask = torch.from_numpy(np.from_dlpack(x.detach()) > 1.5)
+    return x[mask] * x[0]
+
+
+def _in_a_transform(x):
+    return torch.func.vmap(lambda y: x[x > 1.5] * y)(x).sum(0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[x > 1.5] * x[0],
+        lambda x: x.masked_select(x > 1.5) * x[0],
+        lambda x: x[torch.nonzero(x > 1.5)] * x[0],
+        lambda x: x[torch.where(x > 1.5)] * x[0],
+        lambda x: x.repeat_interleave((x > 1.5).long()) * x[0],
+        lambda x: torch.repeat_interleave((x > 1.5).long()) * x[0],
+        lambda x: x[torch.rand(3) < 2] * x[0],
+        _early_view,
+        _borrowed,
+        _in_a_transform,
+    ],
+)
+def test_sizes_that_anything_else_decides_are_branches(function):
+    x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    assert detect(bind("test", function, x)).program.reads != ()
+
+
 def test_what_is_read_in_order_to_read_counts_once():
     x = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
     assert detect(bind("test", lambda x: x * x.sum().item(), x)).program.reads == ("6.0",)

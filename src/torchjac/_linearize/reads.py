@@ -77,6 +77,15 @@ _SIZERS = frozenset(
         Tensor.__getitem__,
     }
 )
+# Here these are chosen by what comes after the first argument, if anything does.
+_PICKERS = frozenset(
+    {
+        torch.masked_select,
+        Tensor.masked_select,
+        torch.repeat_interleave,
+        Tensor.repeat_interleave,
+    }
+)
 
 
 class _Numbers(TorchDispatchMode):
@@ -122,13 +131,13 @@ class Reads(TorchFunctionMode):
         self._values: list[Any] = []
         self._forward_grad: list[bool] = []
         self._numbers = _Numbers(self._note)
-        self._is_reading = self._varies = False
+        self._is_reading = self._varies = self._lent = False
 
     @property
     def values(self) -> tuple[Any, ...]:
         """What was read, in order; equal for two evaluations that took the same branch.
 
-        Nothing, if it was PyTorch alone that read, and constants alone.
+        Nothing, if it was PyTorch alone that read, for an index or a size, and constants alone.
         """
         return tuple(self._values) if self._varies else ()
 
@@ -152,7 +161,9 @@ class Reads(TorchFunctionMode):
             self._varies = self._varies or not self._knows(tensor)
 
     def _knows(self, tensor: Tensor) -> bool:
-        return self._is_constant is not None and self._is_constant(tensor)
+        """Whether a tensor is a constant; none is where memory of others was handed out."""
+        is_constant = None if self._lent else self._is_constant
+        return is_constant is not None and is_constant(tensor)
 
     def __torch_function__(
         self,
@@ -172,9 +183,11 @@ class Reads(TorchFunctionMode):
             if func in _READERS:
                 self._varies = True
                 self._values.append(_comparable(result))
-        elif func in _SIZERS and _chooses_by_value(func, args):
+            else:
+                self._lent = True
+        elif func in _SIZERS and (chosen := _chosen_by(func, args, kwargs or {})):
             parts = result if isinstance(result, tuple) else (result,)
-            self._varies = True
+            self._varies = self._varies or not all(map(self._knows, chosen))
             self._values.append(tuple([tuple(p.shape) for p in parts if isinstance(p, Tensor)]))
         elif func in _LOCATORS and not sys._getframe(1).f_code.co_filename.startswith(_OURS):
             self.places = self.places or not self._knows(args[0])
@@ -199,8 +212,14 @@ def _comparable(value: Any) -> Any:
     return repr(value.tolist() if hasattr(value, "tolist") else value)
 
 
-def _chooses_by_value(func: Any, args: tuple[Any, ...]) -> bool:
+def _chosen_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors whose numbers the size of the result depends on."""
     if func is Tensor.__getitem__:
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any([isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in index])
-    return func not in (torch.where, Tensor.where) or len(args) == 1
+        return [i for i in index if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
+    if func in (torch.where, Tensor.where) and len(args) + len(kwargs) > 1:
+        return []
+    given = [*args, *kwargs.values()]
+    if func in _PICKERS:  # of elements by others
+        given = [*args[1:], *kwargs.values()] or given
+    return [tensor for tensor in given if isinstance(tensor, Tensor)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from torchjac._linearize.program import Node, Ref, Value, dependents, refs_in
-from torchjac._torch import TorchDispatchMode
+from torchjac._torch import TorchDispatchMode, is_wrapped
 
 _MARK = "_torchjac_number"
 aten = torch.ops.aten
@@ -114,6 +114,8 @@ class Recorder(TorchDispatchMode):
         self.tangents: set[int] = set()
         self.graded: set[int] = set()
         self._varying: set[int] = set()
+        # Memory that something which varies was written to: earlier views of it vary too.
+        self._touched: set[int] = set()
         self._recording = object()
         self._foreign: MutableMapping[int, Tensor] = WeakValueDictionary() if is_lean else {}
         # Foreign tensors by their memory, those of `_unsorted` not yet among them.
@@ -156,8 +158,10 @@ class Recorder(TorchDispatchMode):
         return mark.number if isinstance(mark, Mark) and mark.recording is self._recording else None
 
     def is_constant(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on no input."""
-        return self.number_of(tensor) not in self._varying
+        """Whether a tensor depends on no input; those of transforms are taken to."""
+        if is_wrapped(tensor) or self.number_of(tensor) in self._varying or self._escaped:
+            return False
+        return not self._touched or _memory(tensor) not in self._touched
 
     def __torch_dispatch__(
         self,
@@ -182,6 +186,8 @@ class Recorder(TorchDispatchMode):
         outputs = result if isinstance(result, tuple | list) else (result,)
         varies = not (self._varying.isdisjoint(inputs) or _forgets(func, args))
         varies = varies or is_random(func, args, kwargs)
+        if mutable and varies:
+            self._touched.update(map(_memory, _written(func, args, kwargs)))
         numbers = tuple([self._output(out, varies=varies) for out in outputs])
         if varies:
             self._keep((args, tuple(kwargs.values())))
