@@ -161,6 +161,16 @@ def test_the_next_point_is_tried_where_the_first_is_no_good(monkeypatch):
     assert [torch.equal(x.sign(), X.sign()) for x in asked] == [False, True]
 
 
+def test_the_next_point_is_tried_where_the_modes_contradict_each_other():
+    def phasors(x):  # PyTorch's backward pass is another one for negative lengths
+        return torch.polar(x[:4], x[4:]).real * x[:4]
+
+    x = torch.tensor([1.1, 0.9, 1.2, 0.8, 0.3, -0.2, 0.1, -0.5], dtype=torch.float64)
+    plan = torchjac.plan(phasors, x, backend="replay")
+    assert plan.method == "direct, replay"
+    torch.testing.assert_close(plan(x).to_dense(), torch.func.jacfwd(phasors)(x))
+
+
 def test_functions_with_branches_are_not_asked_elsewhere():
     points = []
 

@@ -17,7 +17,7 @@ from torchjac._evaluate.ladder import LOOP
 from torchjac._pattern.detect import Detection
 from torchjac._planner.apply import Entries, find_suspects, planned_chunks, take_entries
 from torchjac._planner.certificate import agree, confirm
-from torchjac._planner.probe import random_vector, run
+from torchjac._planner.probe import FORWARD, REVERSE, random_vector, run
 from torchjac._planner.programs import without_program
 from torchjac._planner.structure import Request, Scheme, Structure
 
@@ -69,7 +69,8 @@ def held_elsewhere(
 
     Returns:
         The structure, without its program if that gives other values there. As it is where the
-        function has no derivative at the points that were tried.
+        function has no derivative at the points that were tried. Where forward and reverse mode
+        contradict each other at a point, outside of its domain say, the next one decides.
 
     Raises:
         PatternError: The pattern lacks entries.
@@ -77,6 +78,7 @@ def held_elsewhere(
     scheme = structure.scheme
     if scheme is None or not scheme.sides or not _may_move(structure, seen, passes):
         return structure
+    held = structure
     with passes.state.replayed():
         for shuffled in (True, False):
             there = _at(moved(passes.signature.leaves, shuffled=shuffled), passes)
@@ -85,8 +87,10 @@ def held_elsewhere(
             except Exception:  # outside of its domain, whatever it says there
                 continue
             if bool(proof[2].isfinite().all()):
-                return _held(request, structure, scheme, there, proof)
-    return structure
+                held = _held(request, structure, scheme, there, proof)
+                if held is structure or not _contradicts_itself(there):
+                    break
+    return held
 
 
 def _may_move(structure: Structure, seen: Detection, passes: Passes) -> bool:
@@ -111,6 +115,18 @@ def _proof(scheme: Scheme, there: Passes) -> tuple[str, Tensor, Tensor]:
     mode = scheme.sides[0].mode
     vector = random_vector(there, mode)
     return mode, vector, run(there, mode, LOOP, vector[None])[0].detach()
+
+
+def _contradicts_itself(there: Passes) -> bool:
+    """Whether u (J v) by forward mode is not (u J) v by reverse mode."""
+    v, u = random_vector(there, FORWARD), random_vector(there, REVERSE)
+    try:
+        pushed = u * run(there, FORWARD, LOOP, v[None])[0].detach()
+    except Exception:  # PyTorch has no rule for it
+        return False
+    pulled = v * run(there, REVERSE, LOOP, u[None])[0].detach()
+    off, size = (pushed.sum() - pulled.sum()).abs(), pushed.abs().sum() + pulled.abs().sum()
+    return bool(off > size * torch.finfo(off.dtype).eps ** 0.5)  # more than rounding
 
 
 def _held(
