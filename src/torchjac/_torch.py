@@ -50,6 +50,7 @@ __all__ = [
     "has_module_hooks",
     "has_numbers",
     "inside_transform",
+    "is_pushing_forward",
     "is_wrapped",
     "jvp_with_argnums",
     "lazy_copy",
@@ -254,6 +255,11 @@ def push_forward(
             observe([_unwrap_for_grad(output.primal, level) for output in unpacked])
         moved = [output.tangent for output in unpacked]
         return [None if t is None else _unwrap_for_grad(t, level) for t in moved]
+
+
+def is_pushing_forward() -> bool:
+    """Whether forward mode is under way somewhere."""
+    return forward_ad._current_level >= 0
 
 
 def batched(

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchjac
 from torchjac._evaluate.watch import Watch
@@ -306,3 +307,64 @@ class TestNoGrad:
         assert torch._C._is_fwd_grad_enabled()
         result = torch.func.jacfwd(torch.sin)(torch.zeros(2))
         assert result.tolist() == [[1, 0], [0, 1]]
+
+
+WITH_NUMBERS = {
+    "sum": (lambda x: x + 2, [1.0, 1.0, 1.0]),
+    "number first": (lambda x: 2.5 + x, [1.0, 1.0, 1.0]),
+    "difference": (lambda x: x - 0.5, [1.0, 1.0, 1.0]),
+    "from a number": (lambda x: 1 - x, [-1.0, -1.0, -1.0]),
+    "product": (lambda x: 3 * x, [3.0, 3.0, 3.0]),
+    "quotient": (lambda x: x / 4, [0.25, 0.25, 0.25]),
+    "of one number": (lambda x: 4 / x, [-16.0, -2.56, -1.0]),
+    "function": (lambda x: torch.div(torch.mul(x, 3), 2), [1.5, 1.5, 1.5]),
+    "with alpha": (lambda x: torch.add(x, 1.0, alpha=2), [1.0, 1.0, 1.0]),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), [0.0, 0.0, 0.0]),
+    "truth value": (lambda x: x * True, [1.0, 1.0, 1.0]),
+}
+
+
+class TestNumbers:
+    """Numbers beside tensors are numbers in forward mode too."""
+
+    @every_strategy
+    @pytest.mark.parametrize("name", WITH_NUMBERS)
+    def test_derivatives_are_right(self, name, strategy):
+        func, diagonal = WITH_NUMBERS[name]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IndependenceWarning)
+            result = torchjac.jacobian(func, point(), strategy=strategy)
+
+        expected = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        torch.testing.assert_close(result, expected)
+
+    @every_strategy
+    def test_dtypes_are_those_of_pytorch(self, strategy):
+        seen = []
+
+        def func(x):
+            whole = torch.arange(3) * 2
+            half = torch.arange(3) / 2
+            seen.append((whole.dtype, half.dtype, (whole * 0.5).dtype, (x * 2).dtype))
+            return x * half
+
+        torchjac.jacobian(func, point().float(), strategy=strategy)
+
+        assert set(seen) == {(torch.int64, torch.float32, torch.float32, torch.float32)}
+
+    def test_operators_of_numbers_are_called_in_forward_mode(self):
+        called = []
+
+        class Listener(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                called.append(func)
+                return func(*args, **(kwargs or {}))
+
+        def func(x):
+            with Listener():
+                return 0.5 * x
+
+        torchjac.jacobian(func, point(), strategy="forward-mode")
+
+        assert torch.ops.aten.mul.Scalar in called

@@ -2,6 +2,10 @@
 
 `.item()` and its kin turn a tensor into a number, which carries no derivative. And forward mode
 ignores `torch.no_grad`, where reverse mode does not: here both take such a block as constant.
+
+Forward mode also takes a number for a tensor whose tangent is zero. To find the shape of a sum or
+product with such zeros PyTorch runs Python code, which takes longer than all the rest of a small
+operation; so numbers are handed to the operators that take numbers.
 """
 
 import warnings
@@ -12,7 +16,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchjac._inputs.warn import warn
-from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
+from torchjac._torch import (
+    forward_grad_enabled,
+    forward_grad_is_enabled,
+    grad_switch,
+    is_pushing_forward,
+)
 from torchjac.errors import HiddenValueWarning
 
 _READERS = {
@@ -26,6 +35,18 @@ _READERS = {
 }
 _MAKERS = (torch.tensor, torch.as_tensor)
 _LOOKED_AT = frozenset([*_READERS, *_MAKERS, grad_switch])
+aten = torch.ops.aten
+# The same of a tensor and a number.
+_WITH_NUMBER = {
+    Tensor.add: aten.add.Scalar,
+    Tensor.sub: aten.sub.Scalar,
+    Tensor.mul: aten.mul.Scalar,
+    Tensor.div: aten.div.Scalar,
+    torch.add: aten.add.Scalar,
+    torch.sub: aten.sub.Scalar,
+    torch.mul: aten.mul.Scalar,
+    torch.div: aten.div.Scalar,
+}
 
 
 class Watch(TorchFunctionMode):
@@ -54,6 +75,9 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func not in _LOOKED_AT:
+            op = _WITH_NUMBER.get(func)
+            if op is not None and not kwargs and _are_tensor_and_number(args):
+                func = op if is_pushing_forward() else func
             return func(*args, **kwargs) if kwargs else func(*args)
         if self._warn and func in _MAKERS and _holds_dependent(args):
             self._report(f"torch.{func.__name__}()")
@@ -74,6 +98,10 @@ class Watch(TorchFunctionMode):
             "if that is meant.",
             HiddenValueWarning,
         )
+
+
+def _are_tensor_and_number(args: tuple[Any, ...]) -> bool:
+    return len(args) == 2 and type(args[0]) is Tensor and type(args[1]) in (int, float)
 
 
 def _holds_dependent(args: tuple[Any, ...]) -> bool:
