@@ -267,8 +267,7 @@ def test_another_input_that_requires_gradients_only_later():
 
     made = torchjac.plan(layer, (x, holed(False)), wrt=0)
     weight = holed(True)
-    with pytest.warns(torchjac.errors.BranchWarning, match="what it holds has changed"):
-        found = gradient_by(weight, made((x, weight), create_graph=True))
+    found = gradient_by(weight, made((x, weight), create_graph=True))
     dense = torchjac.jacobian(layer, (x, weight), wrt=0, create_graph=True)
     torch.testing.assert_close(found, gradient_by(weight, dense))
 

@@ -86,7 +86,7 @@ class FactoredPlan(Plan):
                 "or what it holds has changed. Its factors were found anew and are kept.",
                 BranchWarning,
             )
-            self._world = self._call.world(inputs, signature.leaves)
+            self._world = self._call.world(inputs, signature)
             self._factors = _factors(signature, self._request)
             operator = self._operator(signature)
         if operator is None:
@@ -130,8 +130,9 @@ class FactoredPlan(Plan):
     def _is_trusted(self, inputs: Any, signature: Signature) -> bool:
         if self._factors.is_guarded or self._world is None or not self._world.is_complete:
             return False
-        others = others_of(inputs, signature.leaves)
-        return self._call.is_in(self._world, others, signature.leaves)
+        leaves, beside = signature.leaves, signature.beside
+        others = others_of(inputs, (*leaves, *beside))
+        return self._call.is_in(self._world, others, beside, leaves)
 
     @property
     def factors(self) -> tuple[SparsityPattern, ...]:
@@ -211,7 +212,7 @@ def make_factored(call: Call, inputs: Any, request: Request) -> FactoredPlan:
     refuse_transforms(api)
     signature = read_call(api, call.func, inputs, Options(), wrt=call.wrt, has_aux=False)
     leaves = signature.leaves
-    world = call.world(inputs, leaves)
+    world = call.world(inputs, signature)
     made = _factors(signature, request), world
     plan = FactoredPlan(call, request, fit_of(inputs, leaves), made)
     if plan._operator(signature, BOTH) is None:

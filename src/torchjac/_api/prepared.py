@@ -203,7 +203,7 @@ def make(
     call = Call(func, wrt, has_aux, request.order)
     leaves = signature.leaves
     check_device(request, leaves)
-    world = call.world(inputs, leaves)
+    world = call.world(inputs, signature)
     request = settled(request, given, world)
     made = prepare(of_order(signature, request.order), request, options, given, call.buffers())
     fit = fit_of(inputs, leaves)

@@ -23,8 +23,10 @@ def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
     Returns:
         The signature of its gradient: one output per input, differentiable.
     """
+    count = len(signature.leaves)
 
-    def gradient(outputs: Outputs, leaves: Sequence[Tensor]) -> Any:
+    def gradient(outputs: Outputs, values: Sequence[Tensor]) -> Any:
+        leaves = values[:count]
         value = scalar(signature.api, outputs)
         if strict:
             require_grad([value], "outputs")
@@ -39,15 +41,15 @@ def gradient_signature(signature: Signature, *, strict: bool) -> Signature:
             fill_missing(grads, leaves, "back", strict=False, create_graph=True)
         ), outputs.aux
 
-    def call(leaves: Sequence[Tensor]) -> Any:
+    def call(values: Sequence[Tensor]) -> Any:
         if inside_transform():
-            return _gradient_in_transform(signature, leaves)
-        return gradient(signature.evaluate(copies_in_place(leaves)), leaves)
+            return _gradient_in_transform(signature, values)
+        return gradient(signature.evaluate(copies_in_place(values)), values)
 
-    def recall(leaves: Sequence[Tensor]) -> Any:
+    def recall(values: Sequence[Tensor]) -> Any:
         if inside_transform():
-            return _gradient_in_transform(signature, leaves)
-        return gradient(signature.replay(copies_in_place(leaves)), leaves)
+            return _gradient_in_transform(signature, values)
+        return gradient(signature.replay(copies_in_place(values)), values)
 
     return signature._replace(call=call, recall=recall, has_aux=True)
 
@@ -88,7 +90,7 @@ def scalar(api: str, outputs: Outputs) -> Tensor:
     return outputs.tensors[0].squeeze()
 
 
-def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> Any:
+def _gradient_in_transform(signature: Signature, values: Sequence[Tensor]) -> Any:
     held: list[Any] = []
 
     def value(*inner: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -97,8 +99,8 @@ def _gradient_in_transform(signature: Signature, leaves: Sequence[Tensor]) -> An
         held[:] = [flat, spec]
         return scalar(signature.api, outputs), [t for t in flat if isinstance(t, Tensor)]
 
-    numbers = tuple(range(len(leaves)))
-    gradient, tensors = torch.func.grad(value, numbers, has_aux=True)(*leaves)
+    numbers = tuple(range(len(signature.leaves)))
+    gradient, tensors = torch.func.grad(value, numbers, has_aux=True)(*values)
     flat, spec = held
     given = iter(tensors)  # as the transform hands them out, in place of those inside of it
     flat = [next(given) if isinstance(t, Tensor) else t for t in flat]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from torchjac._inputs.checks import check_leaf
 from torchjac._inputs.closure import held_modules
-from torchjac._inputs.selection import as_arguments, copied_tensors
+from torchjac._inputs.selection import nothing_selected
 from torchjac.errors import ArgumentError
 
 # A place where a module keeps a tensor: its dict of parameters or buffers, and the name in it.
@@ -57,7 +58,10 @@ def _is_same(tensor: Tensor, then: Tensor, writes: int | None, copy: Tensor) -> 
 def bind_module(
     api: str, func: Callable[..., Any], inputs: Any, module: nn.Module
 ) -> tuple[
-    tuple[Tensor, ...], Callable[[Sequence[Tensor]], Any], Callable[[Sequence[Any]], dict[str, Any]]
+    tuple[Tensor, ...],
+    tuple[Tensor, ...],
+    Callable[[Sequence[Tensor]], Any],
+    Callable[[Sequence[Any]], dict[str, Any]],
 ]:
     """Make `func(inputs)` a function of the parameters of `module`.
 
@@ -73,7 +77,8 @@ def bind_module(
         module: The module whose parameters are differentiated.
 
     Returns:
-        The parameters, the function of them, and the way back to a dict by parameter name.
+        The parameters, the tensors of numbers among the inputs, the function of the former and,
+        where they are given too, the latter, and the way back to a dict by parameter name.
 
     Raises:
         ArgumentError: The module has no parameters.
@@ -84,15 +89,21 @@ def bind_module(
     for name, parameter in named.items():
         check_leaf(api, f"parameter {name}", parameter, holomorphic=False)
     names, parameters = list(named), tuple(named.values())
-    args = as_arguments(inputs)
+    given = nothing_selected(inputs)
     parts = _all_parts([module, *held_modules(func)])
 
-    def call(leaves: Sequence[Tensor]) -> Any:
-        replaced = {id(p): leaf for p, leaf in zip(parameters, leaves, strict=True)}
+    def call(values: Sequence[Tensor]) -> Any:
+        count = len(parameters)
+        replaced = {id(p): leaf for p, leaf in zip(parameters, values[:count], strict=True)}
         with _swapped(parts, replaced):
-            return func(*copied_tensors(args))
+            return func(*given.fill(values[count:]))
 
-    return parameters, call, lambda values: dict(zip(names, values, strict=True))
+    nest = partial(_by_name, names)
+    return parameters, given.beside, call, nest
+
+
+def _by_name(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
 def replaying(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchjac._inputs.trees import Path, leaves_with_paths, parameter_names, parse_path, subtree
-from torchjac._torch import pytree
+from torchjac._torch import has_numbers, pytree
 from torchjac.errors import ArgumentError, ArgumentTypeError
 
 
@@ -30,12 +31,31 @@ class Selection:
         """The selected leaves."""
         return tuple(self.everything[i] for i in self.positions)
 
-    def fill(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
-        """The arguments of the function with the selected leaves replaced."""
+    @property
+    def beside(self) -> tuple[Tensor, ...]:
+        """Tensors of numbers that were not selected."""
+        return tuple(self.everything[i] for i in self._places_beside())
+
+    def fill(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments of the function with other selected leaves, and others beside them.
+
+        Args:
+            values: One for each selected leaf; then, or not, one for each tensor of `beside`.
+
+        Returns:
+            The arguments, what is not given copied.
+        """
         full = [t.clone() if isinstance(t, Tensor) else t for t in self.everything]
-        for position, leaf in zip(self.positions, leaves, strict=True):
-            full[position] = leaf
+        places = self.positions
+        if len(values) > len(places):
+            places = (*places, *self._places_beside())
+        for position, value in zip(places, values, strict=True):
+            full[position] = value
         return pytree.tree_unflatten(full, self.spec)
+
+    def _places_beside(self) -> list[int]:
+        chosen = set(self.positions)
+        return [i for i, t in enumerate(self.everything) if i not in chosen and is_of_numbers(t)]
 
     def nest(self, values: Sequence[Any]) -> Any:
         """One value per selected leaf, in the tree of what was named."""
@@ -58,6 +78,12 @@ def as_arguments(inputs: Any) -> tuple[Any, ...]:
         A tuple of arguments.
     """
     return inputs if type(inputs) is tuple else (inputs,)
+
+
+def nothing_selected(inputs: Any) -> Selection:
+    """All arguments that `inputs` stands for, none of which is differentiated."""
+    everything, spec = pytree.tree_flatten(as_arguments(inputs))
+    return Selection(tuple(everything), spec, (), (), single=False)
 
 
 def select(api: str, func: Callable[..., Any], inputs: Any, wrt: Any) -> Selection:
@@ -96,6 +122,16 @@ def select(api: str, func: Callable[..., Any], inputs: Any, wrt: Any) -> Selecti
     if not positions:
         raise ArgumentError(f"{api}: `inputs` holds no tensor to differentiate: got {inputs!r}.")
     return Selection(tuple(everything), spec, tuple(positions), tuple(groups), single)
+
+
+def is_of_numbers(value: Any) -> bool:
+    """Whether an input is an ordinary tensor that could have been differentiated."""
+    return (
+        isinstance(value, Tensor)
+        and has_numbers(value)
+        and value.layout is torch.strided
+        and (value.dtype.is_floating_point or value.dtype.is_complex)
+    )
 
 
 def copied_tensors(args: Any) -> Any:

@@ -40,7 +40,8 @@ class Signature(NamedTuple):
 
     `evaluate` runs the function as the user wrote it. `replay` is for every further evaluation:
     it leaves the buffers of a module (the running means of batch norm) as they are. Where
-    `is_arithmetic` holds, `call` does nothing that must be watched.
+    `is_arithmetic` holds, `call` does nothing that must be watched. `beside` are the other tensors
+    of numbers among the inputs: whoever calls may give others in their place, after the leaves.
     """
 
     api: str
@@ -51,6 +52,7 @@ class Signature(NamedTuple):
     has_aux: bool
     holomorphic: bool
     is_arithmetic: bool = False
+    beside: tuple[Tensor, ...] = ()
 
     def evaluate(self, leaves: Sequence[Tensor]) -> Outputs:
         """Evaluate the function the first time."""
@@ -114,15 +116,16 @@ def bind(
     """
     check_callable(api, func)
     if isinstance(wrt, nn.Module):
-        leaves, call, nest = bind_module(api, func, inputs, wrt)
-        return Signature(api, leaves, call, call, nest, has_aux, holomorphic)
+        leaves, beside, call, nest = bind_module(api, func, inputs, wrt)
+        return Signature(api, leaves, call, call, nest, has_aux, holomorphic, beside=beside)
     if wrt is None and _is_flat(inputs):  # nothing to look up, and the common case
-        leaves, fill, nest = _bind_flat(inputs)
+        (leaves, fill, nest), beside = _bind_flat(inputs), ()
         arithmetic = all(map(has_numbers, leaves)) and is_arithmetic(func)
     else:
         arithmetic = False
         selection = select(api, func, inputs, wrt)
         leaves, fill, nest = selection.leaves, selection.fill, selection.nest
+        beside = selection.beside
     _check_leaves(api, inputs, leaves, holomorphic)
     return Signature(
         api,
@@ -133,6 +136,7 @@ def bind(
         has_aux,
         holomorphic,
         arithmetic,
+        beside,
     )
 
 

@@ -11,7 +11,9 @@ from torchjac._linearize.program import LinearProgram
 from torchjac._linearize.trace import Flat, Trace, trace_jvp, trace_vjp
 
 
-def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
+def linearize(
+    signature: Signature, *, live: bool = False
+) -> tuple[LinearProgram, tuple[Tensor, ...]]:
     """Trace the derivative program of a function.
 
     Both directions are traced: their products must agree on random vectors, or the forward rules
@@ -19,10 +21,13 @@ def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
 
     Args:
         signature: The function and where it is differentiated.
+        live: Whether tensors beside those that are differentiated are inputs of the program too,
+            which come after x, instead of constants in it.
 
     Returns:
         The program, and the value of the function.
     """
+    beside = signature.beside if live else ()
     values: list[Sequence[Tensor]] = []
 
     def flat(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -37,9 +42,9 @@ def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
             torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors
         ]
 
-    backward = trace_vjp(flat, signature.leaves, random)
+    backward = trace_vjp(flat, signature.leaves, random, beside)
     outputs = tuple([value.detach() for value in values[0]])
-    forward = _forward(flat, signature.leaves, random(signature.leaves))
+    forward = _forward(flat, signature.leaves, random(signature.leaves), beside)
     if forward is not None and agree(forward, backward):
         # Forward, PyTorch may read for the derivative too, which no evaluation will repeat.
         told = backward.program
@@ -48,9 +53,11 @@ def linearize(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
     return backward.program, outputs
 
 
-def _forward(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> Trace | None:
+def _forward(
+    flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor], beside: Sequence[Tensor]
+) -> Trace | None:
     try:
-        return trace_jvp(flat, leaves, seeds)
+        return trace_jvp(flat, leaves, seeds, beside)
     except Exception:  # of whatever kind, since the function itself has just run backward
         return None
 

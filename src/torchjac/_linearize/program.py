@@ -60,7 +60,7 @@ class LinearProgram:
     Attributes:
         nodes: The operations in order, those on `x` and those on the tangent.
         values: What is known of each tensor; `Ref.number` is an index into it.
-        primals: Numbers of the inputs x.
+        primals: Numbers of the inputs x, then of what else may change from call to call.
         tangents: Numbers of the vectors the program is linear in: one for each input ("jvp"),
             one for each output of the function ("vjp").
         outputs: Numbers of the results, None for one that is zero throughout.

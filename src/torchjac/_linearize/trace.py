@@ -33,13 +33,19 @@ class Trace(NamedTuple):
     products: tuple[Tensor | None, ...]
 
 
-def trace_jvp(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> Trace:
+def trace_jvp(
+    flat: Flat,
+    leaves: Sequence[Tensor],
+    seeds: Sequence[Tensor],
+    beside: Sequence[Tensor] = (),
+) -> Trace:
     """The program v -> J(x) v.
 
     Args:
         flat: The function, of flat tensors.
         leaves: x.
         seeds: v, one for each input with its shape.
+        beside: What else the function takes, after x, and the program too.
 
     Returns:
         The program, and J v.
@@ -53,22 +59,26 @@ def trace_jvp(flat: Flat, leaves: Sequence[Tensor], seeds: Sequence[Tensor]) -> 
 
     def observed(*inner: Tensor) -> Sequence[Tensor]:
         with reads:
-            return flat([leaf.clone() for leaf in inner])
+            return flat([leaf.clone() for leaf in (*inner, *others)])
 
     # A random function shall not notice that it was traced.
     with evaluating(leaves), recorder:
         primals = [leaf.detach().clone() for leaf in leaves]
+        others = [tensor.detach().clone() for tensor in beside]
         tangents = [seed.detach().clone() for seed in seeds]
-        entered = recorder.enter(primals), recorder.enter(tangents=tangents)
+        entered = recorder.enter([*primals, *others]), recorder.enter(tangents=tangents)
         products = push_forward(observed, primals, tangents)
         outputs = recorder.leave(products)
     program = _program(recorder, reads, entered, outputs, "jvp")
-    program = _finished(program, recorder, primals, tangents, began)
+    program = _finished(program, recorder, [*primals, *others], tangents, began)
     return Trace(program, tuple(seeds), tuple(products))
 
 
 def trace_vjp(
-    flat: Flat, leaves: Sequence[Tensor], make_seeds: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    flat: Flat,
+    leaves: Sequence[Tensor],
+    make_seeds: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    beside: Sequence[Tensor] = (),
 ) -> Trace:
     """The program u -> J(x)^T u.
 
@@ -76,6 +86,7 @@ def trace_vjp(
         flat: The function, of flat tensors.
         leaves: x.
         make_seeds: From the outputs of the function to u, one for each with its shape.
+        beside: What else the function takes, after x, and the program too.
 
     Returns:
         The program, and J^T u.
@@ -85,9 +96,10 @@ def trace_vjp(
     reads = Reads(is_constant=recorder.is_constant)
     with evaluating(leaves), recorder:
         primals = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        entered_primals = recorder.enter(primals)
+        others = [tensor.detach().clone() for tensor in beside]
+        entered_primals = recorder.enter([*primals, *others])
         with reads:
-            values = flat([leaf.clone() for leaf in primals])
+            values = flat([leaf.clone() for leaf in (*primals, *others)])
         seeds = [seed.detach().clone() for seed in make_seeds(values)]
         entered = entered_primals, recorder.enter(tangents=seeds)
         live = [i for i, value in enumerate(values) if value.requires_grad]
@@ -103,7 +115,7 @@ def trace_vjp(
                 )
         outputs = recorder.leave(products)
     program = _program(recorder, reads, entered, outputs, "vjp")
-    program = _finished(program, recorder, primals, seeds, began)
+    program = _finished(program, recorder, [*primals, *others], seeds, began)
     return Trace(program, tuple(seeds), tuple(products))
 
 

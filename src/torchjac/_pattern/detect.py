@@ -62,13 +62,15 @@ class Detection:
         return bool(self.constant.all())
 
 
-def detect(signature: Signature, scope: str = "global") -> Detection:
+def detect(signature: Signature, scope: str = "global", *, live: bool = False) -> Detection:
     """Find the sparsity pattern of a Jacobian.
 
     Args:
         signature: The function and where it is differentiated.
         scope: "global": right for every x that takes the same branches; "local": indices that
             depend on x (of a sort, a maximum) count as they are at this x.
+        live: Whether the pattern shall be right for any numbers in the tensors beside those that
+            are differentiated.
 
     Returns:
         The pattern.
@@ -76,7 +78,7 @@ def detect(signature: Signature, scope: str = "global") -> Detection:
     Raises:
         MemoryBudgetError: It has more entries than can be kept.
     """
-    program, outputs = linearize(signature)
+    program, outputs = linearize(signature, live=live)
     began = perf_counter()
     reading = walk(program.for_any_weights(), scope)
     pattern = _joined(signature.api, program, reading.results, outputs)
@@ -105,7 +107,7 @@ def _joined(
     outputs: Sequence[Tensor],
 ) -> SparsityPattern:
     """One pattern of all outputs by all inputs."""
-    targets = [program.values[n].shape for n in program.primals]
+    targets = [program.values[n].shape for n in program.primals[: len(program.outputs)]]
     if program.direction == "jvp":
         targets = [tuple(output.shape) for output in outputs]
     counts = [prod(shape) for shape in targets]

@@ -15,15 +15,20 @@ from torchjac._torch import pytree
 
 
 class World(NamedTuple):
-    """What the function can read: by itself, and as inputs that are not differentiated."""
+    """What the function can read, by itself and as inputs that are not differentiated.
+
+    Of these, tensors of numbers (`beside`) are told from the rest: where they are inputs of the
+    program too, they may change.
+    """
 
     function: State
     inputs: State
+    beside: State
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing can change unseen."""
-        return self.function.is_complete and self.inputs.is_complete
+        return all([state.is_complete for state in self])
 
     def expects_gradients_of(self, tensor: Tensor) -> bool:
         """Whether a tensor required gradients already, so that its zeros were not counted on."""
@@ -52,14 +57,34 @@ class Call(NamedTuple):
         """The buffers that an evaluation may change, as they are now."""
         return Buffers(self.func) if self.has_buffers else None
 
-    def world(self, inputs: Any, leaves: Sequence[Tensor]) -> World:
+    def world(self, inputs: Any, signature: Signature) -> World:
         """All that the function can read now, besides what is differentiated."""
         function = state_of(self.func, self._apart())
-        return World(function, state_of(others_of(inputs, leaves), leaves))
+        leaves, beside = signature.leaves, signature.beside
+        others = others_of(inputs, (*leaves, *beside))
+        return World(function, state_of(others, leaves), state_of(list(beside), leaves))
 
-    def is_in(self, world: World, others: Sequence[Any], leaves: Sequence[Tensor]) -> bool:
-        """Whether the function can read what it could, in itself and in other inputs."""
+    def is_in(
+        self,
+        world: World,
+        others: Sequence[Any],
+        beside: Sequence[Tensor] | None,
+        leaves: Sequence[Tensor],
+    ) -> bool:
+        """Whether the function can read what it could.
+
+        Args:
+            world: What it could read.
+            others: Inputs that are neither differentiated nor tensors of numbers.
+            beside: Tensors of numbers among the inputs, None if these may change.
+            leaves: Tensors that are differentiated.
+
+        Returns:
+            Whether nothing of it has changed.
+        """
         if (others or world.inputs.value) and not world.inputs.still_holds(others, leaves):
+            return False
+        if beside and not world.beside.still_holds(beside, leaves):
             return False
         return world.function.still_holds(self.func, self._apart())
 

@@ -68,13 +68,13 @@ class Answer(NamedTuple):
 class Ready(NamedTuple):
     """An emitted program that may be trusted, and where to run it.
 
-    Of the signature, which may be that of an earlier call, only the trees count. `is_lone` says
-    that there are none: the function takes a tensor and returns one.
+    Of the signature, which may be that of an earlier call, only the trees count. `inputs` are those
+    of the program. `is_lone` says that there are no trees: one tensor is differentiated by another.
     """
 
     structure: Structure
     signature: Signature
-    leaves: Sequence[Tensor]
+    inputs: Sequence[Tensor]
     program: Direct
     is_lone: bool
 
@@ -175,20 +175,27 @@ class Core:
         structure, world = self.known
         if structure.direct is None or world is None:
             return None
-        plain = None if self.call.wrt is not None else self.fit.plain(inputs)
+        is_module = isinstance(self.call.wrt, torch.nn.Module)
+        plain = None if is_module else self.fit.plain(inputs)
+        others: Sequence[Any] = ()
         if plain is not None and self.plain is not None:
-            signature, leaves = self.plain, plain
+            signature, (leaves, beside) = self.plain, plain
         else:
             signature = self.call.bind(self.request.api, inputs)
-            leaves = signature.leaves
+            leaves, beside = signature.leaves, signature.beside
             self.fit.refuse(self.request.api, inputs, leaves)
             if plain is not None:
-                self.plain = signature._replace(leaves=())
-        others = others_of(inputs, leaves) if plain is None else ()
-        if not (structure.lies_alike(leaves) and self.call.is_in(world, others, leaves)):
+                self.plain = signature._replace(leaves=(), beside=())
+            else:
+                others = others_of(inputs, (*leaves, *beside))
+        watched = None if structure.is_live else beside
+        if not structure.lies_alike(leaves):
+            return None
+        if not self.call.is_in(world, others, watched, leaves):
             return None
         is_lone = plain is not None and structure.tree is None and type(inputs) is Tensor
-        return Ready(structure, signature, leaves, structure.direct, is_lone)
+        given = structure.taken(leaves, beside)
+        return Ready(structure, signature, given, structure.direct, is_lone)
 
     def _evaluate(self, main: Structure, passes: Passes, with_value: bool) -> tuple[Any, ...]:
         """Evaluate the function, where that is called for, and hear what it reads."""
@@ -243,8 +250,9 @@ class Core:
         # Who asks for a program by its name trusts what cannot be seen.
         if not (world.is_complete or structure.direct is not None):
             return False
-        others = others_of(inputs, signature.leaves)
-        return self.call.is_in(world, others, signature.leaves)
+        others = others_of(inputs, (*signature.leaves, *signature.beside))
+        beside = None if structure.is_live else signature.beside
+        return self.call.is_in(world, others, beside, signature.leaves)
 
     def _entries(
         self,
@@ -321,10 +329,9 @@ class Core:
         if passes.options.create_graph:
             request = replace(request, strategy=REVERSE)
             given = given if request.order == 2 else given._replace(coloring=None)
-        leaves = passes.signature.leaves
         with self.lock, passes.state.replayed():
             # Before, for a function that changes what it reads shall never be trusted.
-            world = self.call.world(inputs, leaves)
+            world = self.call.world(inputs, passes.signature)
             request = settled(request, given, world)
             signature = passes.signature
             if passes.value is not None:  # buffers have moved as they do in a call

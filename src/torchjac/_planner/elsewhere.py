@@ -8,6 +8,7 @@ zero; one product of the function shows whether the entries there are right.
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def held_elsewhere(
     held = structure
     with passes.state.replayed():
         for shuffled in (True, False):
-            there = _at(moved(passes.signature.leaves, shuffled=shuffled), passes)
+            there = _at(passes, shuffled=shuffled, is_live=structure.is_live)
             try:
                 proof = _proof(scheme, there)
             except Exception:  # outside of its domain, whatever it says there
@@ -103,9 +104,20 @@ def _may_move(structure: Structure, seen: Detection, passes: Passes) -> bool:
     return not (seen.program.integers and passes.signature.leaves[0].is_cuda)
 
 
-def _at(leaves: Sequence[Tensor], passes: Passes) -> Passes:
+def _at(passes: Passes, *, shuffled: bool, is_live: bool) -> Passes:
     signature = passes.signature
-    signature = signature._replace(leaves=tuple(leaves), call=signature.recall)
+    beside = moved(signature.beside, shuffled=shuffled) if is_live else signature.beside
+    recall = signature.recall
+
+    def there(leaves: Sequence[Tensor]) -> Any:
+        return recall([*leaves, *[x.clone() for x in beside]])
+
+    signature = signature._replace(
+        leaves=tuple(moved(signature.leaves, shuffled=shuffled)),
+        beside=tuple(beside),
+        call=there,
+        recall=there,
+    )
     options = passes.options._replace(create_graph=False, quiet=True)
     return Passes(signature, passes.likes, options, passes.state)
 
@@ -142,7 +154,8 @@ def _held(
     quick = structure.constant
     if structure.direct is not None:
         with torch.no_grad():
-            quick = structure.direct.nonzeros(there.signature.leaves)
+            leaves, beside = there.signature.leaves, there.signature.beside
+            quick = structure.direct.nonzeros(structure.taken(leaves, beside))
     if quick is not None and not any(map(len, suspects(quick))):
         return structure
     right = _by_passes(request, scheme, there)

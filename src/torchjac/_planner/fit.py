@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchjac._inputs.trees import leaves_with_paths
@@ -21,12 +22,14 @@ class Fit:
         leaves: Shape, dtype and device of each tensor, the type of anything else.
         names: Path of each.
         selected: Likewise of the tensors that are differentiated.
+        places: Where these are among the leaves, if each is in one place only.
     """
 
     tree: Any
     leaves: tuple[Any, ...]
     names: tuple[str, ...]
     selected: tuple[Any, ...]
+    places: tuple[int, ...] = ()
 
     def matches(self, inputs: Any, selected: Sequence[Tensor]) -> bool:
         """Whether other inputs have this tree, and tensors like these in it."""
@@ -37,32 +40,41 @@ class Fit:
             and (selected is leaves or tuple(map(_kind, selected)) == self.selected)
         )
 
-    def plain(self, inputs: Any) -> tuple[Tensor, ...] | None:
-        """Ordinary tensors that are differentiated, one or a flat tuple of them.
+    def plain(self, inputs: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """Ordinary tensors of numbers, one or a flat tuple of them.
 
         Args:
             inputs: Of a call.
 
         Returns:
-            These tensors if the inputs are such, and like those that the plan was made for; None
-            if that takes a closer look.
+            Those that are differentiated, and the others, if the inputs are such and like those
+            that the plan was made for; None if that takes a closer look.
         """
         if type(inputs) is Tensor:
             leaves = (inputs,) if self.tree == "tensor" else ()
         else:
             leaves = inputs if type(inputs) is tuple and self.is_flat else ()
-        if len(leaves) != len(self.selected):
+        if len(leaves) != len(self.leaves) or not self.places:
             return None
-        for leaf, kind in zip(leaves, self.selected, strict=True):
+        for leaf, kind in zip(leaves, self.leaves, strict=True):
             if type(leaf) is not Tensor or (leaf.shape, leaf.dtype, leaf.device) != kind:
                 return None
-        return leaves
+            if leaf.layout is not torch.strided:
+                return None
+        if not self.beside:
+            return leaves, ()
+        return [leaves[k] for k in self.places], [leaves[k] for k in self.beside]
 
     @cached_property
     def is_flat(self) -> bool:
-        """Whether the inputs are a tuple, all parts of which are differentiated."""
-        flat = pytree.tree_structure((0,) * len(self.selected))
-        return self.tree == flat and self.selected == self.leaves
+        """Whether the inputs are a tuple of tensors of numbers."""
+        flat = pytree.tree_structure((0,) * len(self.leaves))
+        return self.tree == flat and all(map(_is_of_numbers, self.leaves))
+
+    @cached_property
+    def beside(self) -> tuple[int, ...]:
+        """Places of the leaves that are not differentiated."""
+        return tuple([k for k in range(len(self.leaves)) if k not in self.places])
 
     def refuse(self, api: str, inputs: Any, selected: Sequence[Tensor]) -> None:
         """Raise an error that lists every part, unless it matches."""
@@ -97,7 +109,16 @@ def fit_of(inputs: Any, selected: Sequence[Tensor]) -> Fit:
     """
     tree, leaves = _flat(inputs)
     names = [".".join(path) for path, _ in leaves_with_paths(inputs)]
-    return Fit(tree, tuple(map(_kind, leaves)), tuple(names), tuple(map(_kind, selected)))
+    places = tuple([k for leaf in selected for k, other in enumerate(leaves) if other is leaf])
+    if len(selected) == len(leaves):
+        places = tuple(range(len(leaves)))
+    return Fit(
+        tree,
+        tuple(map(_kind, leaves)),
+        tuple(names),
+        tuple(map(_kind, selected)),
+        places if len(places) == len(selected) else (),
+    )
 
 
 def _flat(inputs: Any) -> tuple[Any, Sequence[Any]]:
@@ -111,6 +132,10 @@ def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.dtype, leaf.device
     return type(leaf)
+
+
+def _is_of_numbers(kind: Any) -> bool:
+    return isinstance(kind, tuple) and (kind[1].is_floating_point or kind[1].is_complex)
 
 
 def _line(name: str, planned: Any, given: Any) -> str:

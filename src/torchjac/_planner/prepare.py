@@ -12,6 +12,7 @@ from torchjac._coloring.coloring import Coloring, Kind
 from torchjac._coloring.select import color_pattern
 from torchjac._evaluate.compressed import Passes, common_dtype
 from torchjac._evaluate.differentiate import Point, evaluate, explain_refusals, look_for_zeros
+from torchjac._evaluate.direct.runner import CUDAGRAPHS
 from torchjac._evaluate.ladder import LOOP, Rung
 from torchjac._evaluate.memory import bound_of_seed
 from torchjac._evaluate.options import Options
@@ -44,6 +45,10 @@ from torchjac._planner.programs import EAGER, with_programs
 from torchjac._planner.structure import SYMMETRIC, Found, Request, Scheme, Side, Structure
 from torchjac._torch import coarsest_eps
 from torchjac.errors import ArgumentError, DisagreementWarning, FallbackWarning, ShapeError
+
+# Zeros in inputs that are not differentiated count if they leave this part of the pattern at most:
+# a triangle, a band. Others are there by chance.
+MEANT_ZEROS = 0.75
 
 
 class Given(NamedTuple):
@@ -129,6 +134,7 @@ def prepare(
         is_stateful=is_stateful,
         methods={p.mode: p.method for p in probes.witnesses},
         strides=tuple([x.stride() for x in leaves]) if by_place else None,
+        is_live=seen is not None and len(seen.program.primals) > len(leaves),
     )
     structure, entries = _settle(structure, _Workshop(request, given, point, passes), probes)
     structure = _finished(structure, request, seen, passes, entries.values.detach())
@@ -158,7 +164,8 @@ def _finished(
     if request.backend == EAGER or structure.is_stateful or seen.program.reads:
         return structure
     again = partial(_again, scheme, request, passes)
-    return with_programs(request, structure, seen, passes.signature.leaves, values, again)
+    inputs = structure.taken(passes.signature.leaves, passes.signature.beside)
+    return with_programs(request, structure, seen, inputs, values, again)
 
 
 def _again(scheme: Scheme, request: Request, passes: Passes) -> Tensor:
@@ -177,7 +184,7 @@ def _find(
     """The pattern, how it was found, and all that was seen on the way."""
     seen = None
     if given.pattern is None:
-        seen = detect(signature, request.scope)
+        seen = _seen(signature, request)
         found = Found(
             "detected",
             seen.scope,
@@ -205,6 +212,22 @@ def _find(
                 f"column for each of the inputs: expected shape {shape}, got {pattern.shape}."
             )
     return (pattern.symmetrized() if request.order == 2 else pattern), found, seen
+
+
+def _seen(signature: Signature, request: Request) -> Detection:
+    """The pattern, for any numbers in tensors that are not differentiated if that is possible."""
+    beside = signature.beside
+    on_device = request.backend != CUDAGRAPHS or all([t.is_cuda for t in beside])
+    if not beside or request.api != "plan" or request.scope != "global" or not on_device:
+        return detect(signature, request.scope)
+    seen = detect(signature, request.scope, live=True)
+    if seen.program.reads or seen.program.reads_places:  # the function may look at them too
+        return detect(signature, request.scope)
+    if any([t.numel() > 1 and not bool(t.all()) for t in beside]):
+        as_they_are = detect(signature, request.scope)
+        if as_they_are.pattern.nnz <= MEANT_ZEROS * seen.pattern.nnz:
+            return as_they_are
+    return seen
 
 
 def _probes(passes: Passes, request: Request, pattern: SparsityPattern) -> _Probes:

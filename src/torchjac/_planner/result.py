@@ -135,27 +135,27 @@ def run_direct(ready: Ready, request: Request, out: Any) -> Any:
     Returns:
         The result.
     """
-    structure, signature, leaves, program, is_lone = ready
+    structure, signature, inputs, program, is_lone = ready
     tell_direct(request.api, program)
-    leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
+    inputs = [x.detach() if x.requires_grad else x for x in inputs]
     where = structure.arrangements[0][0]
     is_dense = where.layout is torch.strided
-    markable = (where.keeps_order or is_dense) and len(leaves) == 1
+    markable = (where.keeps_order or is_dense) and len(structure.dtypes) == 1
     is_clean = markable and _is_marked(out, program)
     stored = None
     if out is None:
-        values = program.nonzeros(leaves)
+        values = program.nonzeros(inputs)
         if is_lone and values.dtype == structure.dtypes[0]:  # nothing to nest
             out = where.assemble(values)
             stored = values if where.layout is torch.sparse_csr and where.take is None else None
         else:
             out = rebuild(structure, signature, request, values)
     elif is_clean and where.keeps_order:
-        program.refill(where.entries_in(out), leaves)
+        program.refill(where.entries_in(out), inputs)
     elif is_clean:
-        where.refill(out, _as(program.nonzeros(leaves), out.dtype), is_clean=True)
+        where.refill(out, _as(program.nonzeros(inputs), out.dtype), is_clean=True)
     else:
-        refill(structure, request, program.nonzeros(leaves), out)
+        refill(structure, request, program.nonzeros(inputs), out)
     if markable and isinstance(out, Tensor) and not out.is_inference():
         setattr(out, _MARK, Written(out, program, stored))
     return out

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchjac._evaluate.compressed import Passes
-from torchjac._evaluate.direct.runner import Direct
 from torchjac._evaluate.ladder import LOOP
 from torchjac._evaluate.tape import record
 from torchjac._inputs.warn import warn
@@ -169,9 +168,10 @@ class Verdicts:
         if direct is None:
             return None
         if not passes.options.create_graph or passes.tape is None:
-            return direct.nonzeros([leaf.detach() for leaf in passes.signature.leaves])
+            leaves, beside = passes.signature.leaves, passes.signature.beside
+            return direct.nonzeros([x.detach() for x in structure.taken(leaves, beside)])
         if structure not in self._obstacles:
-            reason = self._obstacles[structure] = obstacle(direct, passes, by_passes)
+            reason = self._obstacles[structure] = obstacle(structure, passes, by_passes)
             # Who lets torchjac choose has asked for no program.
             if reason and request.backend != "auto":
                 warn(
@@ -182,24 +182,25 @@ class Verdicts:
                 )
         if self._obstacles[structure]:
             return None
-        return direct.differentiable(passes.tape.inputs)
+        return direct.differentiable(structure.taken(passes.tape.inputs, passes.signature.beside))
 
 
-def obstacle(direct: Direct, passes: Passes, entries: Callable[[], Tensor]) -> str:
+def obstacle(structure: Structure, passes: Passes, entries: Callable[[], Tensor]) -> str:
     """Why the derivative of a program must not be taken for that of the entries.
 
     What the function does is looked at, and random products with the first and the second
     derivative of the entries are held against each other.
 
     Args:
-        direct: The program.
+        structure: With the program.
         passes: The function at one point, with a tape that keeps graphs.
         entries: The entries by passes, differentiable.
 
     Returns:
         The reason, empty if there is none.
     """
-    if passes.tape is None:
+    direct = structure.direct
+    if passes.tape is None or direct is None:
         return "the function was not recorded"
     if passes.tape.survey().has_custom_functions:
         return "the function uses an autograd.Function of its own"
@@ -212,7 +213,8 @@ def obstacle(direct: Direct, passes: Passes, entries: Callable[[], Tensor]) -> s
     inputs = passes.tape.inputs
     try:
         expected = _derivatives(entries(), inputs)
-        found = _derivatives(direct.differentiable(inputs), inputs)
+        taken = structure.taken(inputs, signature.beside)
+        found = _derivatives(direct.differentiable(taken), inputs)
     except (RuntimeError, NotImplementedError) as error:
         return f"PyTorch cannot differentiate it: {str(error).strip().splitlines()[0]}"
     for one, other, order in zip(expected, found, ("first", "second"), strict=True):

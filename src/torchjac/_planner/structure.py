@@ -172,6 +172,8 @@ class Structure:
         direct: The program that computes them without passes, if it is used.
         emit_s: Seconds that it took to make.
         strides: Of the inputs, if the function reads memory by its place, as `as_strided` does.
+        is_live: Whether all this holds for any numbers in the tensors beside those that are
+            differentiated, which are inputs of the program too.
     """
 
     pattern: SparsityPattern
@@ -191,6 +193,11 @@ class Structure:
     direct: Direct | None = None
     emit_s: float = 0.0
     strides: tuple[tuple[int, ...], ...] | None = None
+    is_live: bool = False
+
+    def taken(self, leaves: Sequence[Tensor], beside: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the program takes of the tensors of a call: x, and those beside it if they vary."""
+        return (*leaves, *beside) if self.is_live and beside else leaves
 
     @cached_property
     def mosaic(self) -> Mosaic | None:
