@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from torchjac._planner.fit import Fit
 from torchjac._planner.prepare import Given, Prepared, prepare, rows_scheme
 from torchjac._planner.probe import REVERSE, random_vector, run
 from torchjac._planner.programs import without_program
+from torchjac._planner.renewal import Renewal, is_same_world
 from torchjac._planner.smooth import Verdicts, lacks_derivatives, other_sources
 from torchjac._planner.structure import Request, Scheme, Structure
 from torchjac.errors import BranchError, BranchWarning, PlanMismatchError
@@ -94,6 +96,7 @@ class Core:
         row_schemes: For each branch the scheme for results that can be differentiated.
         smooth: For each branch whether its program can give such results.
         plain: The signature of a call with nothing but tensors, which is the same each time.
+        renewal: Whether a plan for what the function holds now pays by now.
     """
 
     call: Call
@@ -106,6 +109,7 @@ class Core:
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
     smooth: Verdicts = field(default_factory=Verdicts)
     plain: Signature | None = None
+    renewal: Renewal = field(default_factory=Renewal)
 
     @property
     def main(self) -> Structure:
@@ -117,7 +121,7 @@ class Core:
         # An emitted program stays here too: it holds numbers of what the function reads.
         known = Known(without_program(self.main), None)
         kept = dict(self.__dict__, known=known, branches={}, row_schemes={}, smooth=Verdicts())
-        return dict(kept, lock=None, plain=None)
+        return dict(kept, lock=None, plain=None, renewal=Renewal())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore."""
@@ -140,6 +144,7 @@ class Core:
             BranchError: The function took another branch, and may not.
             PatternError: A certificate failed.
         """
+        began = perf_counter()
         signature = self.call.bind(self.request.api, inputs)
         self.fit.refuse(self.request.api, inputs, signature.leaves)
         if create_graph:
@@ -158,6 +163,8 @@ class Core:
             trusted = known is not None and self._is_trusted(known, inputs, signature)
             world = None if known is None else known.world
             entries = self._entries(structure, passes, world, trusted=trusted, check=check)
+            if entries is not None and structure.direct is not None and not trusted:
+                self._renew(inputs, passes, perf_counter() - began)
         if entries is None:
             structure, passes, entries = self._remade(inputs, passes, reads)
         value = passes.value or Outputs(structure.outputs, structure.tree, None)
@@ -250,9 +257,7 @@ class Core:
         # Who asks for a program by its name trusts what cannot be seen.
         if not (world.is_complete or structure.direct is not None):
             return False
-        others = others_of(inputs, (*signature.leaves, *signature.beside))
-        beside = None if structure.is_live else signature.beside
-        return self.call.is_in(world, others, beside, signature.leaves)
+        return is_same_world(self.call, structure, world, inputs, signature)
 
     def _entries(
         self,
@@ -317,6 +322,27 @@ class Core:
                 self.row_schemes[structure] = rows_scheme(structure, passes)
             return self.row_schemes[structure]
 
+    def _renew(self, inputs: Any, passes: Passes, seconds: float) -> None:
+        """Plan again for what the function holds now, if that has lasted long enough to pay."""
+        known = self.known
+        if known.world is None or passes.options.create_graph:
+            return
+        with self.lock, passes.state.replayed():
+            signature = passes.signature._replace(call=passes.signature.recall)
+            world = self.renewal.world_if_due(
+                self.call, known.structure, inputs, passes.signature, seconds
+            )
+            if world is not None and self.known is known:
+                request = settled(self.request, self.given, world)
+                made = prepare(signature, request, passes.options, self.given, None)
+                self._begin_anew(Known(made.structure, world))
+
+    def _begin_anew(self, known: Known) -> None:
+        self.known = known
+        self.branches.clear()
+        self.row_schemes.clear()
+        self.smooth = Verdicts()
+
     def _remade(self, inputs: Any, passes: Passes, reads: tuple[Any, ...]) -> Prepared:
         """Plan again, for this branch or for what the function holds now."""
         warn(
@@ -340,10 +366,7 @@ class Core:
             is_stateful = self.main.is_stateful or self.call.has_buffers
             structure = replace(made.structure, is_stateful=is_stateful)
             if reads == self.main.found.reads:
-                self.known = Known(structure, world)
-                self.branches.clear()
-                self.row_schemes.clear()
-                self.smooth = Verdicts()
+                self._begin_anew(Known(structure, world))
             else:
                 while len(self.branches) >= MOST_BRANCHES:
                     oldest = self.branches.pop(next(iter(self.branches)))

@@ -210,6 +210,11 @@ class Structure:
         """Whether entries can only be had by passes through the function."""
         return self.direct is None and self.constant is None and self.scheme is not None
 
+    @property
+    def prepared_s(self) -> float:
+        """Seconds that all of this took to find and to make."""
+        return self.found.trace_s + self.found.pattern_s + self.coloring_s + self.emit_s
+
     def lies_alike(self, leaves: Sequence[Tensor]) -> bool:
         """Whether all that is read of the inputs lies where it did, and nothing beside it."""
         if self.strides is None:
