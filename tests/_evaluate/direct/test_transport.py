@@ -212,6 +212,13 @@ def test_random_numbers_are_refused() -> None:
         emitted(lambda t: F.rrelu(t * t - 1, training=True), torch.rand(4), ("jvp",))
 
 
+def test_results_that_are_there_under_autograd_only_are_refused() -> None:
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(3, 4).eval()
+    with pytest.raises(NotImplementedError, match="mkldnn_rnn_layer"):
+        emitted(lambda x: lstm(x)[0], torch.randn(2, 1, 3))
+
+
 def test_sparse_tangents_are_refused() -> None:
     pattern = torch.eye(3, dtype=torch.float64).to_sparse_coo()
     x = torch.rand(3, 3, dtype=torch.float64)
@@ -230,3 +237,43 @@ def test_a_choice_between_tangents_and_zero():
     x = torch.tensor([-0.5, 2.0], dtype=torch.float64)
     (direct,) = emitted(lambda x: torch.where(x > 0, x * x, 3.0), x, ("jvp",)).values()
     assert direct.dense([-x]).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+# -- Linear systems ----------------------------------------------------------------------------
+
+SYSTEM = torch.arange(16.0, dtype=torch.float64).sin().view(4, 4) + 4 * torch.eye(4).double()
+SYSTEMS = {
+    "vector": lambda x: torch.linalg.solve(SYSTEM, x[0, 0].sin()),
+    "several sides": lambda x: torch.linalg.solve(SYSTEM, x.sin()),
+    "from the right": lambda x: torch.linalg.solve(SYSTEM, x.sin(), left=False),
+    "matrices of x": lambda x: torch.linalg.solve(x @ x.mT + SYSTEM, x.sin()),
+    "matrices of x, from the right": lambda x: torch.linalg.solve(x @ x.mT + SYSTEM, x, left=False),
+    "a batch of matrices": lambda x: torch.linalg.solve(torch.stack([SYSTEM, SYSTEM.mT]), x[0]),
+    "factored, adjoint": lambda x: torch.linalg.lu_solve(
+        *torch.linalg.lu_factor(SYSTEM), x.sin(), adjoint=True
+    ),
+    "lower triangle": lambda x: torch.linalg.solve_triangular(SYSTEM, x.sin(), upper=False),
+    "upper triangle, from the right": lambda x: torch.linalg.solve_triangular(
+        SYSTEM.triu(), x.sin(), upper=True, left=False
+    ),
+    "triangle of x": lambda x: torch.linalg.solve_triangular(x + SYSTEM, x, upper=False),
+    "Cholesky factor": lambda x: torch.cholesky_solve(x.sin(), SYSTEM.tril()),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems(name, direction) -> None:
+    assert_direct(SYSTEMS[name], (2, 4, 4), direction)
+
+
+def test_a_system_is_solved_once_for_all_that_its_side_is_made_of() -> None:
+    def accelerations(x: Tensor) -> Tensor:
+        force = x[:4].sin() - x[4:8] ** 2 + x[8:] + x[:4].flip(0) * x[4:8]
+        return torch.linalg.solve(SYSTEM + torch.diag(x[:4].cos()), force)
+
+    here, _ = points((12,))
+    form = emitted(accelerations, here, ("jvp",))["jvp"].program.whole.one_by_one
+    assert [str(n.target) for n in form.graph.graph.nodes if "lu_solve" in str(n.target)] == [
+        "aten.linalg_lu_solve.default"
+    ]

@@ -117,4 +117,6 @@ def _evaluate(node: Node, values: dict[int, Tensor]) -> None:
     results = result if isinstance(result, tuple | list) else (result,)
     for number, tensor in zip(node.outputs, results, strict=True):
         if number is not None:
+            if tensor is None:  # kept for a backward pass only
+                raise NotImplementedError(f"{node.name} gives less without autograd")
             values[number] = tensor

@@ -14,6 +14,12 @@ from torchjac._torch import batched, outside_modes
 aten = torch.ops.aten
 # They have no batching rule, and treat the samples along their first axis apart.
 _SAMPLES_FIRST = frozenset({aten._scaled_dot_product_flash_attention_for_cpu_backward})
+# Linear systems, with the argument that is the right-hand side.
+SOLVES = {
+    aten.linalg_lu_solve: "B",
+    aten.linalg_solve_triangular: "B",
+    aten.cholesky_solve: "self",
+}
 # PyTorch's batching rule of these gives wrong numbers.
 _WRONG_IN_BATCHES = frozenset({aten._cdist_backward})
 
@@ -76,6 +82,8 @@ class Operation:
 
         if self._packet in _SAMPLES_FIRST and len(list(self._call.tangents())) == 1:
             return self._as_samples(next(iter(blocks.values())))
+        if self._packet in SOLVES and self._call.is_tangent(self._call[SOLVES[self._packet]]):
+            return self._as_sides(next(iter(blocks.values())))
         stacked = [block.values for block in blocks.values()]
         if self._works_in_batches():
             try:
@@ -97,6 +105,19 @@ class Operation:
             return tensor.expand(count, *tensor.shape).flatten(0, 1)
 
         return self._run(fetch).unflatten(0, (count, samples))
+
+    def _as_sides(self, block: Block) -> Tensor:
+        """The system solved once, the slices of its right-hand side being further sides."""
+        # A batch would copy the matrix for each slice.
+        is_left = self._call.arguments.get("left", True)
+        at, side = (-2, -1) if is_left else (-3, -2)
+        sides = block.values.movedim(0, at).flatten(*sorted((at, at + 1)))
+
+        def fetch(ref: Ref) -> Tensor:
+            return sides if self._call.is_tangent(ref) else self._values[ref.number]
+
+        count = (block.slices, block.shape[side])
+        return self._run(fetch).unflatten(side, count).movedim(at, 0)
 
     def factors(
         self, number: int, block: Block, values: Tensor, is_constant: Callable[[Tensor], bool]

@@ -1,6 +1,7 @@
 """One operation of a linear program, applied to the derivatives of its arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varying
-from torchjac._evaluate.direct.blocks import Block, added, merged
+from torchjac._evaluate.direct.blocks import Block, added, merged, sums
 from torchjac._evaluate.direct.contract import contracted
 from torchjac._evaluate.direct.convolve import convolved
-from torchjac._evaluate.direct.extremes import extremes, united
+from torchjac._evaluate.direct.extremes import extremes, greatest, united
 from torchjac._evaluate.direct.join import joined
-from torchjac._evaluate.direct.operate import Operation
+from torchjac._evaluate.direct.operate import SOLVES, Operation
 from torchjac._evaluate.direct.placed import Part, Placed, moved, whole
 from torchjac._linearize.program import Ref, Value
 from torchjac._local.algebra import (
@@ -164,6 +165,10 @@ class Transport:
         if len(terms) > 1 and moves and self._packet not in _BY_MEMORY:
             rows = joined({number: carried[number] for number in by_source}, self._is_constant)
             return added([self._moved_together(by_source, row) for row in rows])
+        if self._packet in SOLVES and len(by_source) == 1:
+            ((number, alike),) = by_source.items()
+            combed = [self._combed(alike, block) for block in carried[number]]
+            return self._solved(alike, combed)
         return added(
             [
                 self._through(alike, block)
@@ -283,8 +288,8 @@ class Transport:
     def _indices(self, terms: Sequence[Term], block: Block) -> np.ndarray:
         if block.shape == self._shape and all([_keeps_places(t) for t in terms]):
             return block.index
-        parts = [[extremes(index, t.maps).high for index in block.index] for t in terms]
-        return np.maximum.reduce([np.stack(part) for part in parts])
+        first, *others = [greatest(block.index, t.maps) for t in terms]
+        return reduce(np.maximum, others, first)
 
     def _moved_together(
         self, terms: Mapping[int, Sequence[Term]], row: Mapping[int, Block]
@@ -295,11 +300,30 @@ class Transport:
         return Block(np.maximum.reduce(parts), values)
 
     def _mixed(self, terms: Sequence[Term], block: Block) -> Block:
-        """The operation where it mixes axes: derivatives along them apart, so that none meet."""
+        """The operation where it mixes axes."""
+        return merged(self._apply(terms, self._combed(terms, block)))
+
+    def _solved(self, terms: Sequence[Term], combed: Sequence[Block]) -> list[Block]:
+        """A system with all derivatives as right-hand sides, those by the same inputs added up."""
+        if not combed:
+            return []
+        index = np.concatenate([self._indices(terms, block) for block in combed])
+        places: dict[bytes, int] = {}
+        groups = np.array([places.setdefault(row.tobytes(), len(places)) for row in index])
+        sides = torch.cat([block.values for block in combed])
+        if len(places) < len(index):
+            sides = sums(sides, groups, len(places))
+        _, firsts = np.unique(groups, return_index=True)
+        together = Block(np.concatenate([block.index for block in combed])[firsts], sides)
+        number = terms[0].source.number
+        return [merged(Block(index[firsts], self._operation.on_slices({number: together})))]
+
+    def _combed(self, terms: Sequence[Term], block: Block) -> Block:
+        """Derivatives along axes that the operation mixes apart, so that none meet."""
         for dim, period in self._mixed_dims(terms, block):
             self._check_room(block.index.size * period)
             block = comb(block, dim, period)
-        return merged(self._apply(terms, block))
+        return block
 
     def _mixed_dims(self, terms: Sequence[Term], block: Block) -> list[tuple[int, int]]:
         # Axes along which the operation mixes and the inputs change, and how far apart elements
