@@ -54,6 +54,7 @@ __all__ = [
     "is_wrapped",
     "jvp_with_argnums",
     "lazy_copy",
+    "lazy_module",
     "load_jvp_decompositions",
     "outside_modes",
     "push_forward",
@@ -507,6 +508,19 @@ def compile_graph(
             },
         )
     return made[-1].current_callable
+
+
+def lazy_module(root: torch.nn.Module, graph: torch.fx.Graph) -> torch.fx.GraphModule:
+    """A graph as a module, whose code is written when it is first called.
+
+    Args:
+        root: Holds the tensors that the graph names.
+        graph: The operations.
+
+    Returns:
+        The module.
+    """
+    return import_module("torch.fx._lazy_graph_module")._LazyGraphModule(root, graph)
 
 
 def _is_generated(node: torch.fx.Node, lowering: Any) -> bool:

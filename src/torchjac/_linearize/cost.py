@@ -1,6 +1,7 @@
 """What a program costs to run: memory traffic, arithmetic, kernel launches, memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -54,46 +55,87 @@ def cost_of(program: LinearProgram, seeds: int = 1) -> Cost:
         The cost, by the shapes of all tensors: an operation reads what it is given and writes
         what it returns; views are free; products count two operations for each term.
     """
-    sizes = _sizes(program, seeds)
-    moved = work = launches = 0
+    return costs_of(program, [seeds])[0]
+
+
+def costs_of(program: LinearProgram, counts: Sequence[int]) -> list[Cost]:
+    """The costs of a program for several numbers of tangents.
+
+    Args:
+        program: Any program.
+        counts: How many tangents are pushed through together.
+
+    Returns:
+        What `cost_of` says of each.
+    """
+    sizes = [bytes_of(value) for value in program.values]
+    counted = [_counted(node, program) for node in program.nodes if not is_view(node)]
+    return [_cost(program, _grown(program, sizes, seeds), counted, seeds) for seeds in counts]
+
+
+class _Counted(NamedTuple):
+    """An operation that computes something.
+
+    Attributes:
+        tensors: Numbers of what it is given and returns.
+        is_pointwise: Whether it can be fused with others.
+        is_linear: Whether it is done for each tangent.
+        work: Floating-point operations for one.
+    """
+
+    tensors: list[int]
+    is_pointwise: bool
+    is_linear: bool
+    work: int
+
+
+def _counted(node: Node, program: LinearProgram) -> _Counted:
+    return _Counted(
+        [n for n in (*node.inputs, *node.outputs) if n is not None],
+        torch.Tag.pointwise in getattr(node.op, "tags", ()),
+        not program.linear.isdisjoint(node.inputs),
+        _work(node, program.values),
+    )
+
+
+def _grown(program: LinearProgram, sizes: Sequence[int], seeds: int) -> Sequence[int]:
+    """Bytes of each tensor, those on the tangents for all seeds."""
+    grown = list(sizes)
+    for number in program.linear if seeds != 1 else ():
+        grown[number] *= seeds
+    return grown
+
+
+def _cost(
+    program: LinearProgram, sizes: Sequence[int], counted: Sequence[_Counted], seeds: int
+) -> Cost:
+    traffic = [sum([sizes[n] for n in one.tensors]) for one in counted]
     constants = [n for node in program.nodes for n in node.inputs if n in program.constants]
     ends = {*program.primals, *program.tangents, *program.outputs, *constants}
-    fused = sum([sizes[n] for n in ends if n is not None])
-    for node in program.nodes:
-        if is_view(node):
-            continue
-        launches += 1
-        traffic = sum([sizes[n] for n in (*node.inputs, *node.outputs) if n is not None])
-        moved += traffic
-        fused += 0 if torch.Tag.pointwise in getattr(node.op, "tags", ()) else traffic
-        is_linear = not program.linear.isdisjoint(node.inputs)
-        work += _work(node, program.values) * (seeds if is_linear else 1)
-    return Cost(moved, fused, work, launches, _peak(program, sizes))
+    apart = [t for one, t in zip(counted, traffic, strict=True) if not one.is_pointwise]
+    fused = sum([sizes[n] for n in ends if n is not None]) + sum(apart)
+    work = sum([one.work * (seeds if one.is_linear else 1) for one in counted])
+    return Cost(sum(traffic), fused, work, len(counted), _peak(program, sizes))
 
 
 def is_view(node: Node) -> bool:
     """Whether an operation returns the memory that it was given."""
-    if node.name in _FREE:
-        return True
-    schema: Any = getattr(node.op, "_schema", None)
-    if schema is None:
-        return False
-    return any([a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments])
+    return hasattr(node.op, "_schema") and _returns_its_memory(node.op)
+
+
+@cache
+def _returns_its_memory(op: Any) -> bool:
+    aliases = [a.alias_info for a in op._schema.arguments]
+    is_alias = any([alias is not None and not alias.is_write for alias in aliases])
+    return is_alias or str(getattr(op, "overloadpacket", op)) in _FREE
 
 
 def bytes_of(value: Value) -> int:
     """Memory that holds the numbers of a tensor; what is repeated by a step of zero counts once."""
-    steps = value.strides or (1,) * len(value.shape)
-    lengths = [s for s, step in zip(value.shape, steps, strict=True) if step]
-    return prod(lengths) * value.dtype.itemsize if 0 not in value.shape else 0
-
-
-def _sizes(program: LinearProgram, seeds: int) -> Mapping[int, int]:
-    """Bytes of each tensor, those on the tangents for all seeds."""
-    return {
-        number: bytes_of(value) * (seeds if number in program.linear else 1)
-        for number, value in enumerate(program.values)
-    }
+    lengths = value.shape
+    if 0 in value.strides and 0 not in lengths:
+        lengths = [s for s, step in zip(lengths, value.strides, strict=True) if step]
+    return prod(lengths) * value.dtype.itemsize
 
 
 def _work(node: Node, values: Sequence[Value]) -> int:
@@ -114,7 +156,7 @@ def _shapes(args: Any, values: Sequence[Value]) -> Any:
     return [values[arg.number].shape if isinstance(arg, Ref) else arg for arg in args]
 
 
-def _peak(program: LinearProgram, sizes: Mapping[int, int]) -> int:
+def _peak(program: LinearProgram, sizes: Sequence[int]) -> int:
     """Most bytes alive at once, if memory is freed after its last use."""
     owner: dict[int, int] = {}
     last: dict[int, int] = {}

@@ -75,7 +75,7 @@ def trimmed(
         The operations left, and what the outputs are called now.
     """
     same = _copies(nodes, values)
-    kept = [_renamed(node, same) for node in nodes if node.outputs[0] not in same]
+    kept = [_renamed(n, same) for n in nodes if n.outputs[0] not in same] if same else nodes
     renamed = tuple([None if n is None else same.get(n, n) for n in outputs])
     needed = leading_to(kept, renamed)
     return [node for node in needed if node.outputs[0] not in constants], renamed
@@ -98,7 +98,7 @@ def _copies(nodes: Sequence[Node], values: Sequence[Value]) -> Mapping[int, int]
 
 
 def _renamed(node: Node, same: Mapping[int, int]) -> Node:
-    if not any([number in same for number in node.inputs]):
+    if same.keys().isdisjoint(node.inputs):
         return node
 
     def rename(ref: Ref) -> Any:

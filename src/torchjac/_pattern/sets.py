@@ -9,7 +9,7 @@ Moving data then moves numbers, whatever the sets hold, and only a union makes n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -74,7 +74,9 @@ class IndexSets:
 
     def expanded(self, shape: tuple[int, ...]) -> "IndexSets":
         """The elements repeated as broadcasting does."""
-        return IndexSets(np.broadcast_to(self.of, shape), self.table)
+        return (
+            self if shape == self.shape else IndexSets(np.broadcast_to(self.of, shape), self.table)
+        )
 
     def kept_where(self, mask: IntArray) -> "IndexSets":
         """The sets of the elements where `mask` holds, empty ones elsewhere."""
@@ -139,7 +141,7 @@ def union(a: IndexSets, b: IndexSets) -> IndexSets:
     Returns:
         The unions.
     """
-    if b.is_empty or (a.table is b.table and np.array_equal(a.of, b.of)):
+    if b.is_empty or (a.table is b.table and (a.of is b.of or np.array_equal(a.of, b.of))):
         return a
     if a.is_empty:
         return b
@@ -251,6 +253,7 @@ def run_on_integers(run: Callable[[Tensor], Tensor], numbers: IntArray) -> IntAr
         return moved.to(torch.int32).contiguous().numpy()
 
 
+@lru_cache(maxsize=16)
 def _table_of_empty(size: int) -> Table:
     return sp.csr_array((1, size), dtype=bool)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,19 +42,21 @@ def without_repetitions(nodes: Sequence[Node]) -> list[Node]:
         As many operations.
     """
     same: dict[int, int] = {}
-    seen: dict[str, Node] = {}
+    seen: dict[Any, Node] = {}
     result: list[Node] = []
+
+    def rename(ref: Ref) -> Ref:
+        return Ref(same.get(ref.number, ref.number))
+
     for node in nodes:
-
-        def rename(ref: Ref) -> Ref:
-            return Ref(same.get(ref.number, ref.number))
-
-        kwargs = {key: map_refs(rename, value) for key, value in node.kwargs.items()}
-        node = Node(node.op, map_refs(rename, node.args), kwargs, node.outputs)
+        if not same.keys().isdisjoint(node.inputs):
+            kwargs = {key: map_refs(rename, value) for key, value in node.kwargs.items()}
+            node = Node(node.op, map_refs(rename, node.args), kwargs, node.outputs)
         if torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ()):
             result.append(node)
             continue
-        first = seen.setdefault(repr((node.op, node.args, kwargs)), node)
+        known_by = (node.op, *map(_key, node.args), *map(_key, node.kwargs.items()))
+        first = seen.setdefault(known_by, node)
         if first is not node and len(node.outputs) == 1:
             number, known = node.outputs[0], first.outputs[0]
             if number is not None and known is not None:
@@ -61,6 +64,15 @@ def without_repetitions(nodes: Sequence[Node]) -> list[Node]:
                 node = Node(aten.alias.default, (Ref(known),), {}, node.outputs)
         result.append(node)
     return result
+
+
+def _key(part: Any) -> Any:
+    """The same for equal arguments; numbers of different types, and -0 and 0, are not equal."""
+    if isinstance(part, Ref):
+        return part
+    if isinstance(part, tuple | list):
+        return type(part), *map(_key, part)
+    return repr(part)
 
 
 def _shortened(node: Node, values: Sequence[Value], constants: Mapping[int, Tensor]) -> Node:

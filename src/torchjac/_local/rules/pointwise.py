@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from torchjac._linearize.program import Ref
-from torchjac._local.algebra import LinearMap, Scale, Term
+from torchjac._local.algebra import Scale, Term
 from torchjac._local.call import Call
 from torchjac._local.registry import Terms, rule
 
@@ -40,6 +40,7 @@ LINEAR = frozenset(
     }
 )
 _PRODUCTS = frozenset({aten.mul, aten.div, prims.mul})
+_SUMS = frozenset({aten.add, aten.sub})
 
 
 @rule(
@@ -75,8 +76,10 @@ def pointwise(call: Call) -> Terms:
     mul(t, c)              ->  t: Scale(c)
     elu_backward(t, ...)   ->  t: Scale
     """
-    shape = call.out_shape()
-    return [Term(ref, _scale(call, ref, shape)) for ref in call.tangents()]
+    shape, tangents = call.out_shape(), list(call.tangents())
+    if _is_linear(call, tangents):
+        return [Term(ref, [_scale(call, ref, shape)]) for ref in tangents]
+    return [Term(ref, [Scale(shape)]) for ref in tangents]
 
 
 @rule(
@@ -118,14 +121,25 @@ def fill(call: Call) -> Terms:
     return [Term(ref, [Scale(call.out_shape())]) for ref in call.tangents() if ref != call["self"]]
 
 
-def _scale(call: Call, ref: Ref, shape: tuple[int, ...]) -> list[LinearMap]:
+def _scale(call: Call, ref: Ref, shape: tuple[int, ...]) -> Scale:
     others = [Ref(n) for n in call.node.inputs if n != ref.number]
-    if not _is_linear(call):
-        return [Scale(shape)]
-    if not all(call.is_tangent(other) or call.constant(other) is not None for other in others):
-        return [Scale(shape, _of_factor(call, ref))]
+    if not all([call.is_tangent(other) or call.constant(other) is not None for other in others]):
+        return Scale(shape, _of_factor(call, ref))
+    if _is_summand(call, others):
+        return Scale(shape)
     coefficient = _coefficient(call, ref, others)
-    return [Scale(shape, None if bool(coefficient.all()) else coefficient)]
+    return Scale(shape, None if bool(coefficient.all()) else coefficient)
+
+
+def _is_summand(call: Call, others: list[Ref]) -> bool:
+    """Whether the operation is a sum or difference of two tangents, as they are."""
+    packet = getattr(call.node.op, "overloadpacket", None)
+    return packet in _SUMS and len(others) == 1 and call.is_tangent(others[0]) and _is_bare(call)
+
+
+def _is_bare(call: Call) -> bool:
+    """Whether there are two arguments and nothing else, such as a factor of one of them."""
+    return len(call.node.args) == 2 and not call.node.kwargs
 
 
 def _of_factor(call: Call, ref: Ref) -> Tensor | None:
@@ -136,18 +150,21 @@ def _of_factor(call: Call, ref: Ref) -> Tensor | None:
     return call.factor(factor)
 
 
-def _is_linear(call: Call) -> bool:
+def _is_linear(call: Call, tangents: list[Ref]) -> bool:
     """Whether the operation is known to be linear; custom derivatives may hold others."""
     packet = getattr(call.node.op, "overloadpacket", call.node.op)
-    tangents = list(call.tangents())
     if packet in _PRODUCTS and len(tangents) > 1:
         return False
-    return packet in LINEAR and all(call.value(ref).dtype != torch.bool for ref in tangents)
+    return packet in LINEAR and all([call.value(ref).dtype != torch.bool for ref in tangents])
 
 
 def _coefficient(call: Call, ref: Ref, others: list[Ref]) -> Tensor:
     """The operation on ones in place of one tangent, and zeros in place of the others."""
     dtype = call.value(ref).dtype
+    if getattr(call.node.op, "overloadpacket", None) is aten.mul and len(others) == 1:
+        factor = call.constant(others[0])
+        if factor is not None and factor.dtype == dtype and factor.layout is torch.strided:
+            return factor
     # One number each, for tensors that are the same everywhere.
     numbers = {o.number: torch.zeros((), dtype=call.value(o).dtype) for o in others}
     numbers = {n: z for n, z in numbers.items() if call.is_tangent(Ref(n))}
