@@ -182,3 +182,15 @@ def test_a_program_stays_within_the_memory(monkeypatch):
     assert (
         torchjac.plan(lambda x: x.sin() * x.cos() * x, x, memory=2**26).method == "direct, replay"
     )
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
+@pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")  # of the passes
+def test_a_sparse_matrix_of_a_large_shape_has_no_memory_of_its_own(layout):
+    size = 300
+    shift = torch.eye(size, dtype=torch.float64).roll(1, 0)
+    sparse = shift.to_sparse(layout=layout)
+    x = torch.linspace(0.1, 1.0, size, dtype=torch.float64)
+    plan = torchjac.plan(lambda x: (sparse @ (x * x)[:, None]).squeeze(1), x, backend="replay")
+    assert plan.method == "direct, replay"
+    torch.testing.assert_close(plan(x).to_dense(), 2 * shift * x)

@@ -231,6 +231,8 @@ class Recorder(TorchDispatchMode):
 
     def _weigh(self, tensor: Tensor) -> None:
         """Hold what large tensors take against what they may take."""
+        if tensor.layout is not torch.strided:
+            return  # large in shape only: it has no memory but that of its parts
         storage = tensor.untyped_storage()
         if any([known.cdata == storage._cdata for known, _ in self._large]):
             return  # a view
