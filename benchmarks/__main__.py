@@ -32,11 +32,12 @@ from benchmarks.turns import Turns
 SPARSE, DENSE, SCALING, MEMORY, PLANNING = "sparse", "dense", "scaling", "memory", "planning"
 PARTS = (*workloads.FAMILIES, SCALING, MEMORY, PLANNING)
 GROUPS = {SPARSE: workloads.SPARSE_FAMILIES, DENSE: tuple(workloads.DENSE)}
-# Left out where there is little time, unless asked for: compilation takes longest there.
-LONG = ("decoder", "classifier", "hessian", MEMORY)
+# Left out where there is little time, unless asked for.
+LONG = ("decoder", "classifier", "hessian", SCALING, MEMORY)
 DOCS = ROOT / "docs"
-# Processes that solve everything where there is little time, and how many of all run at a time.
-QUICK_PROCESSES, AT_ONCE = 4, 2
+# Processes that run at a time. Where there is little time they solve everything, since each takes
+# seconds to load the compilers.
+AT_ONCE = 2
 DATA, PAGE, IMAGES = "benchmarks.json", "benchmarks.md", "images"
 
 
@@ -49,7 +50,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     names = ", ".join([*GROUPS, *PARTS])
     parser.add_argument("names", nargs="*", metavar="name", help=f"default: all; of {names}")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, a few minutes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer sizes and contenders, under five minutes on two idle cores",
+    )
     parser.add_argument(
         "--cpu-time",
         action="store_true",
@@ -129,8 +134,8 @@ def _solved(sides: Sides, asked: Sequence[Asked], request: Request) -> dict[int,
     if not asked:
         return {}
     sides.warm_up(request)
-    count = min(QUICK_PROCESSES, len(asked)) if request.quick else len(asked)
-    numbers = [range(first, len(asked), count) for first in range(count)]
+    every = [[number] for number in range(len(asked))]
+    numbers = workloads.dealt(asked, min(AT_ONCE, len(asked))) if request.quick else every
 
     def solve(mine: Sequence[int]) -> dict[int, Row]:
         rows = sides.solve(replace(request, asked=tuple([asked[number] for number in mine])))

@@ -53,12 +53,6 @@ def measured(call: Callable[[], T]) -> tuple[T, float, int]:
     return result, seconds, max(0, status("VmHWM") - before)
 
 
-def growth_bytes(call: Callable[[], object]) -> int:
-    """How much the resident set grows in a call that has been made before, result included."""
-    _, _, grown = measured(call)
-    return grown
-
-
 @contextmanager
 def limit(seconds: float) -> Iterator[None]:
     """Raise an OutOfTimeError in the block if it takes longer and Python gets a word in."""

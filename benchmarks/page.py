@@ -98,8 +98,9 @@ def _machine(run: Run) -> Iterator[str]:
     if run.quick:
         yield ""
         yield "This is the short form (`make bench ARGS=--quick`): fewer sizes and repetitions,"
-        yield "double precision alone for what is sparse, and neither decoder, classifier, Hessian"
-        yield "nor memory budgets."
+        yield "double precision alone for what is sparse, of PyTorch's modes only the likelier one"
+        yield "compiled, `f` not compiled, and neither decoder, classifier, Hessian, growth nor"
+        yield "memory budgets."
     if run.again:
         yield ""
         yield f"Measured again later, by themselves: {'; '.join(run.again)}."
@@ -136,9 +137,12 @@ def _overview(run: Run, images: Sequence[str]) -> Iterator[str]:
                 factor(best.time_s / own.time_s) if both else "",
             )
         )
+    numbers = (1, 2, 3, 4, 5, 7)
+    if all(row.f_compiled_s is None for row in run.rows):
+        table, numbers = [(*cells[:2], *cells[3:]) for cells in table], (1, 2, 3, 4, 6)
     yield "Times in ms; the ratio is that of the fastest other to torchjac."
     yield ""
-    yield from markdown(table, (1, 2, 3, 4, 5, 7))
+    yield from markdown(table, numbers)
     yield ""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.alone import growth_bytes, measured, one_core, timed
+from benchmarks.alone import measured, one_core, timed
 from benchmarks.compare import WrongAnswerError, distance, read_answer
-from benchmarks.model import ASDEX, Measured
+from benchmarks.model import Measured
 from benchmarks.request import Asked, Request
 from benchmarks.timing import measure, set_aside
 
@@ -58,25 +58,22 @@ def serve(library: str, way: str, solve: Solve) -> None:
     for asked in request.asked:
         x, expected = read_answer(folder / asked.file)
         set_aside()
-        try:
-            # Preparing is compared with asdex.
-            alone = library == ASDEX
-            with request.turns.alone() if alone else request.turns.among_others():
+        # Alone from the beginning: what is prepared is compared, and one turn waits less than two.
+        with request.turns.alone():
+            try:
                 solution, _, once_bytes = measured(partial(solve, asked, x, expected))
                 result, first_s = timed(solution.call)
                 error = distance(solution.answer(result), expected, solution.tolerance)
                 del result
-                _, again_s = timed(solution.call)
-                grown = growth_bytes(solution.call)
-        except AbsentError as absent:
-            print(json.dumps({"absent": str(absent)}), flush=True)
-            continue
-        except WrongAnswerError as wrong:
-            print(json.dumps({"wrong": str(wrong)}), flush=True)
-            continue
-        once = {**solution.once, "first call": max(0.0, first_s - again_s)}
-        with request.turns.alone():
+            except AbsentError as absent:
+                print(json.dumps({"absent": str(absent)}), flush=True)
+                continue
+            except WrongAnswerError as wrong:
+                print(json.dumps({"wrong": str(wrong)}), flush=True)
+                continue
+            _, again_s, grown = measured(solution.call)
             samples = measure({"call": solution.call}, effort)["call"]
+        once = {**solution.once, "first call": max(0.0, first_s - again_s)}
         found = Measured(
             library=library,
             way=way,

@@ -25,11 +25,11 @@ DEARER = (
     ),
 )
 # Families whose constant entries make a refill worth a program of its own.
-REFILLED = ("allen_cahn", "brusselator")
+REFILLED = ("allen_cahn",)
 # Batches given whole where next to nothing but zeros is computed, and no promise is about that.
 TOO_MANY_ZEROS = ("robot/512",)
-# What a promise names, whatever the sizes say.
-WANTED = ((HAND, "robot/512"),)
+# What takes as long to compile as the same traced by hand, and is the same program.
+TWICE = ((HAND, "robot/512", "vmap(jacrev), compiled"),)
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,16 @@ class Request:
         """Seconds that one contender may take."""
         return QUICK_LIMIT_S if self.quick else LIMIT_S
 
+    @property
+    def compiles_function(self) -> bool:
+        """Whether the function itself is compiled too, to be shown beside its derivative."""
+        return not self.quick
+
     def left_out(self, name: str, library: str, way: str, kind: str, shape: Sequence[int]) -> str:
         """Why a contender is not tried.
 
-        With little time, nobody tries a mode that the sizes speak against, nor more than the
-        plainest ways to a small dense answer where a sparse one is wanted.
+        With little time, nobody compiles a mode that the sizes speak against or one program twice,
+        nor tries more than the plainest ways to a small dense answer where a sparse one is wanted.
 
         Args:
             name: Of the problem.
@@ -116,7 +121,8 @@ class Request:
             unwanted = True
         else:
             unlikely = "jacfwd" if outputs <= inputs else "jacrev"
-            unwanted = is_compiled and unlikely in way and (library, name) not in WANTED
+            is_twice = (library, name, way) in TWICE
+            unwanted = is_twice or (is_compiled and unlikely in way)
         return NO_TIME if unwanted else ""
 
     def write(self, path: Path) -> None:

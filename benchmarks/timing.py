@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 
 Call = Callable[[], object]
 
-# A call that takes longer is timed once.
-SLOW_S = 3.0
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -23,6 +20,7 @@ class Effort:
         fewest: Rounds that even the slowest call takes part in.
         most: Rounds at most.
         block_s: Calls are repeated within a round until they take this long together.
+        slow_s: A call that takes longer is timed once.
         clock: What is read before and after, in seconds.
     """
 
@@ -30,6 +28,7 @@ class Effort:
     fewest: int
     most: int
     block_s: float
+    slow_s: float
     clock: Callable[[], float] = time.perf_counter
 
     def of_clock(self, clock: Callable[[], float]) -> "Effort":
@@ -37,8 +36,8 @@ class Effort:
         return replace(self, clock=clock)
 
 
-FULL = Effort(seconds=6.0, fewest=5, most=150, block_s=0.010)
-QUICK = Effort(seconds=1.0, fewest=3, most=30, block_s=0.005)
+FULL = Effort(seconds=6.0, fewest=5, most=150, block_s=0.010, slow_s=3.0)
+QUICK = Effort(seconds=0.7, fewest=3, most=30, block_s=0.005, slow_s=0.4)
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
         The times, by name.
     """
     guesses = {name: max(_block(call, 1, effort.clock), 1e-7) for name, call in calls.items()}
-    slow = {name: Samples({0: guess}) for name, guess in guesses.items() if guess > SLOW_S}
+    slow = {name: Samples({0: guess}) for name, guess in guesses.items() if guess > effort.slow_s}
     calls = {name: call for name, call in calls.items() if name not in slow}
     if not calls:
         return slow

@@ -9,7 +9,7 @@ import gc
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -29,7 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchjac
 from benchmarks import ours, problems, torch_ways
-from benchmarks.alone import OutOfTimeError, growth_bytes, limit, measured, one_core, timed
+from benchmarks.alone import OutOfTimeError, limit, measured, one_core, timed
 from benchmarks.answers import Reference, WrongAnswerError, exact, refuse
 from benchmarks.contender import Contender, Ready, UnableError, compiled
 from benchmarks.model import (
@@ -65,6 +65,7 @@ class Field:
     Attributes:
         able: Contenders that answered, with what they prepared.
         once: Seconds and bytes of preparing, by name.
+        grown: Bytes by which the resident set grows in a call, by name.
         errors: Distances to the answer in double precision, by name.
         absent: Who did not answer, and why.
         wrong: Whose answer was refused, and why.
@@ -72,6 +73,7 @@ class Field:
 
     able: list[tuple[Contender, Ready]] = field(default_factory=list)
     once: dict[str, tuple[dict[str, float], int]] = field(default_factory=dict)
+    grown: dict[str, int] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
@@ -83,12 +85,10 @@ class Figures:
 
     Attributes:
         samples: Times by name.
-        grown: Bytes by which the resident set grows in a call, by name.
         copy_bandwidth: Bytes a second of a large copy.
     """
 
     samples: dict[str, Samples]
-    grown: dict[str, int]
     copy_bandwidth: float
 
 
@@ -116,19 +116,25 @@ def serve(request: Request, folder: Path) -> Iterator[Row]:
             problem, precise = build(asked, asked.dtype), build(asked, "float64")
             reference = exact(problem, precise)
             reference.save(folder / asked.file, problem)
-        found = compare_all(problem, reference, request, asked)
-        function = {FUNCTION: lambda problem=problem: problem.func(*problem.inputs)}
-        with turns.among_others():
-            function |= compiled_function(problem, request.limit_s)
-        calls = function | {contender.name: ready.call for contender, ready in found.able}
-        grown = {}
-        for name, call in calls.items():
-            tell({TRYING: name})
-            grown[name] = growth_bytes(call)
+        row = Comparison(problem, reference, request, asked)
+        promised, among_others, tuned = row.by_turn()
+        if promised:
+            with turns.alone():
+                row.compare(promised)
+        for contender in among_others:
+            with turns.among_others():
+                row.compare([contender])
         tell({TRYING: ""})
+        function = {FUNCTION: lambda problem=problem: problem.func(*problem.inputs)}
+        if request.compiles_function:
+            with turns.among_others():
+                function |= compiled_function(problem, request.limit_s)
         with turns.alone():
-            samples, bandwidth = measure(calls, effort), copy_bandwidth()
-        yield _row(problem, reference, found, Figures(samples, grown, bandwidth))
+            row.compare(tuned)
+            tell({TRYING: ""})
+            calls = function | {who.name: ready.call for who, ready in row.found.able}
+            figures = Figures(measure(calls, effort), copy_bandwidth())
+        yield _row(problem, reference, row.found, figures)
 
 
 def warm_up() -> None:
@@ -158,38 +164,78 @@ def build(asked: Asked, dtype: str) -> Problem:
     return problems.dense(asked.name, kind)
 
 
-def compare_all(problem: Problem, reference: Reference, request: Request, asked: Asked) -> Field:
-    """Let everybody answer once, and compare.
+@dataclass
+class Comparison:
+    """Everybody answers one problem once, and is held against the reference.
 
-    Args:
+    Attributes:
         problem: What is asked.
         reference: What the answer must be.
         request: How much may be tried.
         asked: Who is wanted.
-
-    Returns:
-        Those who answered rightly, and what became of the others.
+        found: Those who answered rightly, and what became of the others.
     """
-    found = Field(absent={**problem.skipped, **asked.without})
-    for contender in chain(ours.contenders(problem), torch_ways.contenders(problem)):
-        if contender.name in found.absent or not asked.wants(contender.name):
-            continue
-        library, way = contender.library, contender.way
-        if why := request.left_out(problem.name, library, way, problem.kind, reference.shape):
-            found.absent[contender.name] = why
-            continue
-        tell({TRYING: contender.name})
-        # The plan as it comes times its candidates; preparing a sparse one is promised to be fast.
-        timed_ways = (PLAN, EAGER, REPLAY) if problem.kind == "sparse" else (PLAN,)
-        is_timed = library == TORCHJAC and way in timed_ways
-        turn = request.turns.alone() if is_timed else request.turns.among_others()
-        with turn, in_order():
-            failed = _attempt(contender, problem, reference, found, request.limit_s)
-        if failed and library == TORCHJAC:
-            tell({FAILED: f"{problem.name}, {contender.name}", "why": failed})
-        if failed and not is_sound():
-            raise BrokenError(failed)
-    return found
+
+    problem: Problem
+    reference: Reference
+    request: Request
+    asked: Asked
+    found: Field = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nobody."""
+        self.found = Field(absent={**self.problem.skipped, **self.asked.without})
+
+    def by_turn(self) -> tuple[list[Contender], list[Contender], list[Contender]]:
+        """Who is to be tried, so that few turns are to be taken.
+
+        Returns:
+            Those whose preparation is promised to be fast: alone, before anything is prepared; all
+            who prepare among others; and the plan as it comes, which times its candidates: alone,
+            as is what is timed after it.
+        """
+        promised, among_others, tuned = [], [], []
+        for contender in self._wanted():
+            is_own = contender.library == TORCHJAC
+            if is_own and contender.way == PLAN:
+                tuned.append(contender)
+            elif is_own and contender.way in (EAGER, REPLAY) and self.problem.kind == "sparse":
+                promised.append(contender)
+            else:
+                among_others.append(contender)
+        return promised, among_others, tuned
+
+    def _wanted(self) -> Iterator[Contender]:
+        """Contenders that may be tried; the others are noted as absent."""
+        problem, shape = self.problem, self.reference.shape
+        for contender in chain(ours.contenders(problem), torch_ways.contenders(problem)):
+            name, library, way = contender.name, contender.library, contender.way
+            if name in self.found.absent or not self.asked.wants(name):
+                continue
+            if why := self.request.left_out(problem.name, library, way, problem.kind, shape):
+                self.found.absent[name] = why
+            else:
+                yield contender
+
+    def compare(self, contenders: Iterable[Contender]) -> None:
+        """Let some answer, and compare.
+
+        Args:
+            contenders: Some of `by_turn`.
+
+        Raises:
+            BrokenError: After one that failed nothing works any more.
+        """
+        for contender in contenders:
+            tell({TRYING: contender.name})
+            with in_order():
+                failed = _attempt(
+                    contender, self.problem, self.reference, self.found, self.request.limit_s
+                )
+            if failed and contender.library == TORCHJAC:
+                tell({FAILED: f"{self.problem.name}, {contender.name}", "why": failed})
+            if failed and not is_sound():
+                raise BrokenError(failed)
 
 
 def _attempt(
@@ -242,13 +288,14 @@ def _try(contender: Contender, problem: Problem, reference: Reference, found: Fi
     answer, first_s = timed(ready.call)
     error = refuse(contender.form(answer), reference, problem, contender.part)
     del answer
-    _, again_s = timed(ready.call)
+    _, again_s, grown = measured(ready.call)
     once = dict(ready.once)
     if contender.library == TORCHJAC or once:
         rest = make_s - sum(once.values()) + max(0.0, first_s - again_s)
         once["other"] = once.get("other", 0.0) + max(0.0, rest)
     found.able.append((contender, ready))
     found.once[contender.name] = once, once_bytes
+    found.grown[contender.name] = grown
     found.errors[contender.name] = error
 
 
@@ -305,7 +352,7 @@ def _one(
         time_s=figures.samples[name].median_s,
         spread=figures.samples[name].spread,
         once=once,
-        call_bytes=figures.grown[name],
+        call_bytes=found.grown[name],
         once_bytes=once_bytes,
         work=ready.work,
         error=found.errors[name],

@@ -57,6 +57,8 @@ TWINS = {
     "laplacian/3",
 }
 FAMILIES = (*SPARSE_FAMILIES, *DENSE)
+# What takes longest to compile, or to compute, where there is little time.
+DEAREST = ("block", "ntk", "bundle", "robot/512")
 
 # More sizes, for plots: of the brusselator about 10^3 unknowns.
 SCALING: tuple[Case, ...] = (
@@ -95,6 +97,21 @@ def rows(families: Sequence[str], quick: bool) -> Iterator[Asked]:
             if quick and name in TWINS:
                 continue
             yield Asked(name, (), "float32", f"{name.replace('/', '_')}.npz")
+
+
+def dealt(asked: Sequence[Asked], count: int) -> list[list[int]]:
+    """Hand problems out in as many parts that take about as long, the dearest first.
+
+    Args:
+        asked: The problems.
+        count: How many parts.
+
+    Returns:
+        Numbers of problems, by part.
+    """
+    rank = {name: place for place, name in enumerate(DEAREST)}
+    order = sorted(range(len(asked)), key=lambda n: rank.get(asked[n].name, len(DEAREST)))
+    return [order[first::count] for first in range(count)]
 
 
 def scaling(quick: bool) -> Iterator[Asked]:

@@ -54,6 +54,13 @@ def test_a_page_of_nothing_claims_nothing() -> None:
     assert "Nowhere in this run." in page
 
 
+def test_the_page_has_a_column_of_compiled_functions_only_where_there_are(run: Run) -> None:
+    sparse, dense = run.rows
+    compiled = replace(run, rows=(sparse, replace(dense, f_compiled_s=2e-6)))
+    assert "|  | one f | floor |" in render(run, [])
+    assert "|  | one f | compiled | floor |" in render(compiled, [])
+
+
 def test_the_page_shows_only_plots_that_there_are(run: Run) -> None:
     assert "images/" not in render(run, [])
     assert f"](images/{BATCH})" in render(run, [BATCH])

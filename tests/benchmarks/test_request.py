@@ -47,12 +47,21 @@ def test_little_time_refills_only_where_entries_are_constant() -> None:
     quick, shape = Request((), quick=True), (10, 10)
     assert not quick.left_out("allen_cahn(10)", TORCHJAC, REFILL, "sparse", shape)
     assert quick.left_out("arrow(10)", TORCHJAC, REFILL, "sparse", shape)
+    assert quick.left_out("brusselator(10)", TORCHJAC, REFILL, "sparse", shape)
 
 
-def test_what_a_promise_names_takes_part_whatever_the_sizes_say() -> None:
-    quick, shape = Request((), quick=True), (3, 6)
-    assert not quick.left_out("robot/512", HAND, "vmap(jacfwd), compiled", "samples", shape)
-    assert quick.left_out("batch/32", HAND, "vmap(jacfwd), compiled", "samples", shape)
+def test_little_time_compiles_one_program_once() -> None:
+    quick, full, of_samples = Request((), quick=True), Request(()), ("samples", (3, 6))
+    twice = "vmap(jacrev), compiled"
+    assert quick.left_out("robot/512", HAND, twice, *of_samples)
+    assert not quick.left_out("robot/512", HAND, f"make_fx of {twice}", *of_samples)
+    assert not quick.left_out("batch/32", HAND, twice, *of_samples)
+    assert not full.left_out("robot/512", HAND, twice, *of_samples)
+
+
+def test_little_time_compiles_the_derivative_and_not_the_function() -> None:
+    assert not Request((), quick=True).compiles_function
+    assert Request(()).compiles_function
 
 
 def test_every_workload_is_asked_for_once_in_each_precision() -> None:
@@ -60,6 +69,17 @@ def test_every_workload_is_asked_for_once_in_each_precision() -> None:
     assert len({(one.title, one.dtype) for one in asked}) == len(asked)
     assert len({one.file for one in asked}) == len(asked)
     assert {one.name.partition("/")[0] for one in asked} == set(workloads.FAMILIES)
+
+
+def test_problems_are_dealt_out_the_dearest_first() -> None:
+    names = ("plain", "arrow", "ntk", "tokens", "block")
+    asked = [Asked(name, (), "float32", "") for name in names]
+    assert workloads.dealt(asked, 2) == [[4, 0, 3], [2, 1]]
+    assert workloads.dealt(asked, 1) == [[4, 2, 0, 1, 3]]
+
+
+def test_what_is_dearest_is_asked_for() -> None:
+    assert {one.name for one in workloads.rows(workloads.FAMILIES, True)} > set(workloads.DEAREST)
 
 
 def test_the_short_form_has_every_family() -> None:
@@ -73,7 +93,7 @@ def test_groups_stand_for_their_parts() -> None:
     assert wanted(["robot", "dense"], quick=False).count("robot") == 1
 
 
-@pytest.mark.parametrize("part", ["memory", "classifier"])
+@pytest.mark.parametrize("part", ["memory", "scaling", "classifier"])
 def test_the_short_form_measures_what_takes_long_only_if_asked(part) -> None:
     assert part not in wanted([], quick=True)
     assert part in wanted([], quick=False)

@@ -1,6 +1,7 @@
 """The process of torchjac and PyTorch: what a contender that fails leaves behind."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from benchmarks import ours, torch_side, torch_ways
 from benchmarks.answers import Reference
 from benchmarks.contender import Contender, as_it_is
-from benchmarks.model import FAILED, TORCHJAC, TRYING
+from benchmarks.model import EAGER, FAILED, INDUCTOR, PLAN, REPLAY, TORCHJAC, TRYING
 from benchmarks.problems import Problem
 from benchmarks.request import Asked, Request
 
@@ -40,7 +41,10 @@ def compared(
     monkeypatch.setattr(torch_ways, "contenders", contenders)
     monkeypatch.setattr(torch_side, "tell", told.append)
     asked = Asked(PROBLEM.name, (), "float32", "", without=limits)
-    return torch_side.compare_all(PROBLEM, REFERENCE, Request((asked,)), asked), told
+    row = torch_side.Comparison(PROBLEM, REFERENCE, Request((asked,)), asked)
+    for contenders_of_turn in row.by_turn():
+        row.compare(contenders_of_turn)
+    return row.found, told
 
 
 def test_an_error_of_one_costs_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +52,26 @@ def test_an_error_of_one_costs_nobody_else(monkeypatch: pytest.MonkeyPatch) -> N
     assert [contender.way for contender, _ in found.able] == ["good"]
     assert found.absent == {"by hand: bad": "ZeroDivisionError: division by zero"}
     assert told == [{TRYING: "by hand: bad"}, {TRYING: "by hand: good"}]
+
+
+def test_few_turns_are_taken_and_the_plan_as_it_comes_is_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ways = (EAGER, REPLAY, INDUCTOR, PLAN, "jacobian")
+    own = [Contender(TORCHJAC, way, as_it_is(right)) for way in ways]
+    other = [Contender("by hand", EAGER, as_it_is(right))]
+    monkeypatch.setattr(ours, "contenders", lambda _: iter(own))
+    monkeypatch.setattr(torch_ways, "contenders", lambda _: iter(other))
+    asked = Asked(PROBLEM.name, (), "float32", "")
+    turns = {
+        kind: torch_side.Comparison(
+            replace(PROBLEM, kind=kind), REFERENCE, Request((asked,)), asked
+        ).by_turn()
+        for kind in ("sparse", "jacobian")
+    }
+    eager, replay, inductor, plan, jacobian = own
+    assert turns["sparse"] == ([eager, replay], [inductor, jacobian, *other], [plan])
+    assert turns["jacobian"] == ([], [eager, replay, inductor, jacobian, *other], [plan])
 
 
 def test_an_error_of_torchjac_is_told_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
