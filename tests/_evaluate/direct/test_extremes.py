@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchjac._evaluate.direct.extremes import Extremes, extremes, united
+from torchjac._evaluate.direct.extremes import Extremes, extremes, greatest, united
 from torchjac._linearize.program import Ref
 from torchjac._local.algebra import (
     Contract,
@@ -103,6 +103,43 @@ def test_extremes_are_those_of_the_map(name, most) -> None:
     assert np.array_equal(found.low, expected.low)
     assert np.array_equal(found.high, expected.high)
     assert found.low.dtype == found.high.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_greatest_labels_of_slices_are_those_of_each(name, count) -> None:
+    linear_map, shape, apply = CASES[name]
+    slices = np.random.default_rng(1).integers(0, 9, (count, *shape)).astype(np.int32)
+    slices.reshape(count, -1)[:, 0] = 1
+    given = slices.copy()
+    found = greatest(slices, [linear_map])
+    assert np.array_equal(found, [by_hand(labels, apply).high for labels in slices])
+    assert found.dtype == np.int32
+    assert np.array_equal(slices, given)
+
+
+PADDED = Move(lambda t: torch.nn.functional.pad(t, (1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        ([], [[[1, 5], [3, 0]], [[0, 2], [4, 6]]]),
+        ([PADDED], [[[0, 1, 5], [0, 3, 0]], [[0, 0, 2], [0, 4, 6]]]),
+        ([PADDED, Reduce((0,)), Scale((2, 3))], [[[0, 3, 5]] * 2, [[0, 4, 6]] * 2]),
+        ([Reduce(()), Move(lambda t: t[:0])], np.zeros((2, 0, 2))),
+        ([Move(lambda t: t[:, :0]), Reduce((1,))], np.zeros((2, 2))),
+    ],
+)
+def test_chains_of_many_slices(maps, expected) -> None:
+    slices = np.array([[[1, 5], [3, 0]], [[0, 2], [4, 6]]], np.int32)
+    assert np.array_equal(greatest(slices, maps), expected)
+
+
+def test_slices_that_repeat_numbers_in_memory_are_moved_as_others_are() -> None:
+    slices = np.broadcast_to(np.array([[[1, 2, 3]], [[4, 0, 6]]], np.int32), (2, 2, 3))
+    found = greatest(slices, [Move(lambda t: t.flip(1).transpose(0, 1))])
+    assert found.tolist() == [[[3, 3], [2, 2], [1, 1]], [[6, 6], [0, 0], [4, 4]]]
 
 
 def test_a_chain_is_read_from_first_to_last() -> None:

@@ -66,6 +66,25 @@ def extremes(labels: IntArray, maps: Any) -> Extremes:
     return found
 
 
+def greatest(slices: IntArray, maps: Any) -> IntArray:
+    """The greatest label after a chain of maps, for many slices at once.
+
+    Args:
+        slices: Labels of the elements of the argument, 0 for none, shape (k, *S).
+        maps: The chain.
+
+    Returns:
+        Those of the result, shape (k, *T), which may be a view that repeats numbers.
+    """
+    for linear_map in maps:
+        together = _TOGETHER.get(type(linear_map))
+        if together is None or len(slices) == 1:
+            slices = np.stack([extremes(labels, (linear_map,)).high for labels in slices])
+        else:
+            slices = together(slices, linear_map)
+    return slices
+
+
 def united(parts: Sequence[Extremes]) -> Extremes:
     """Extremes of what several chains put to the same elements.
 
@@ -153,19 +172,23 @@ def _matrix(found: Extremes, matrix: Matrix) -> Extremes:
 
 
 def _contract(found: Extremes, contract: Contract) -> Extremes:
-    letters, others, out = contract.equation.replace("->", ",").split(",")
+    letters, _, out = contract.equation.replace("->", ",").split(",")
     summed = tuple([k for k, letter in enumerate(letters) if letter not in out])
+    found, arrange = _over(found, summed, keepdim=False), _arrangement(contract, found.low.shape)
+    return _each(found, lambda x: arrange(x[None])[0])
+
+
+def _arrangement(contract: Contract, given: tuple[int, ...]) -> Callable[[IntArray], IntArray]:
+    """What puts the axes that are left of slices of shape `given` where the result has them."""
+    letters, others, out = contract.equation.replace("->", ",").split(",")
     sizes = dict(zip(others, contract.sizes, strict=True))
-    for letter, length in zip(letters, found.low.shape, strict=True):
+    for letter, length in zip(letters, given, strict=True):
         sizes[letter] = max(sizes.get(letter, 1), length)
-    found = _over(found, summed, keepdim=False)
     rest = [letter for letter in letters if letter in out]
-    order = [rest.index(letter) for letter in out if letter in rest]
-    missing = [k for k, letter in enumerate(out) if letter not in rest]
+    order = [0, *[rest.index(letter) + 1 for letter in out if letter in rest]]
+    missing = [k + 1 for k, letter in enumerate(out) if letter not in rest]
     shape = tuple([sizes[letter] for letter in out])
-    return _each(
-        found, lambda x: np.broadcast_to(np.expand_dims(x.transpose(order), missing), shape)
-    )
+    return lambda x: np.broadcast_to(np.expand_dims(x.transpose(order), missing), (len(x), *shape))
 
 
 def _convolve(found: Extremes, convolve: Convolve) -> Extremes:
@@ -189,4 +212,49 @@ _READINGS: Mapping[type[LinearMap], Callable[[Extremes, Any], Extremes]] = {
     Convolve: _convolve,
     Matrix: _matrix,
     Opaque: _opaque,
+}
+
+
+def _scaled(slices: IntArray, scale: Scale) -> IntArray:
+    missing = len(scale.shape) + 1 - slices.ndim
+    wide = slices.reshape(len(slices), *(1,) * missing, *slices.shape[1:])
+    wide = np.broadcast_to(wide, (len(slices), *scale.shape))
+    if scale.coefficient is None:
+        return wide
+    return wide * (scale.coefficient != 0).cpu().numpy()
+
+
+def _moved(slices: IntArray, move: Move) -> IntArray:
+    # Where each element comes from is found once, and looked up for all slices.
+    count = prod(slices.shape[1:])
+    numbers = np.arange(1, count + 1, dtype=np.int32).reshape(slices.shape[1:])
+    sources = run_on_integers(move.run, numbers)
+    flat = slices.reshape(len(slices), count)
+    if count and (sources > 0).all():
+        return np.take(flat, sources - 1, axis=1)
+    return np.take(np.pad(flat, ((0, 0), (1, 0))), sources, axis=1)
+
+
+def _summed(slices: IntArray, dims: tuple[int, ...], *, keepdim: bool) -> IntArray:
+    return slices.max(axis=tuple([d + 1 for d in dims]), keepdims=keepdim, initial=0)
+
+
+def _mixed(slices: IntArray, mix: Mix) -> IntArray:
+    wide = _summed(slices, mix.dims, keepdim=True)
+    return np.broadcast_to(wide, (len(slices), *mix.shape))
+
+
+def _contracted(slices: IntArray, contract: Contract) -> IntArray:
+    letters, _, out = contract.equation.replace("->", ",").split(",")
+    summed = tuple([k for k, letter in enumerate(letters) if letter not in out])
+    arrange = _arrangement(contract, slices.shape[1:])
+    return arrange(_summed(slices, summed, keepdim=False))
+
+
+_TOGETHER: Mapping[type[LinearMap], Callable[[IntArray, Any], IntArray]] = {
+    Scale: _scaled,
+    Move: _moved,
+    Reduce: lambda slices, reduce: _summed(slices, reduce.dims, keepdim=reduce.keepdim),
+    Mix: _mixed,
+    Contract: _contracted,
 }
