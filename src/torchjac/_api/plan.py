@@ -54,7 +54,7 @@ def plan(
     Args:
         func: As in `jacobian`; for order 2 a function that returns one element.
         inputs: As in `jacobian`. Their shapes, dtypes and devices become part of the plan, their
-            values do not.
+            values do not; those that are not differentiated may change likewise.
         wrt: As in `jacobian`.
         order: 1 for the Jacobian, 2 for the Hessian.
         layout: Layout of the results: `torch.sparse_csr`, `sparse_csc`, `sparse_coo`,

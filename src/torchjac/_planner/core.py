@@ -96,6 +96,7 @@ class Core:
         row_schemes: For each branch the scheme for results that can be differentiated.
         smooth: For each branch whether its program can give such results.
         plain: The signature of a call with nothing but tensors, which is the same each time.
+        is_lone: Whether a result for such inputs is no tree, if the output is none.
         renewal: Whether a plan for what the function holds now pays by now.
     """
 
@@ -109,6 +110,7 @@ class Core:
     row_schemes: dict[Structure, Scheme | None] = field(default_factory=dict)
     smooth: Verdicts = field(default_factory=Verdicts)
     plain: Signature | None = None
+    is_lone: bool = False
     renewal: Renewal = field(default_factory=Renewal)
 
     @property
@@ -193,6 +195,7 @@ class Core:
             self.fit.refuse(self.request.api, inputs, leaves)
             if plain is not None:
                 self.plain = signature._replace(leaves=(), beside=())
+                self.is_lone = len(leaves) == 1 and signature.nest(leaves) is leaves[0]
             else:
                 others = others_of(inputs, (*leaves, *beside))
         watched = None if structure.is_live else beside
@@ -200,7 +203,7 @@ class Core:
             return None
         if not self.call.is_in(world, others, watched, leaves):
             return None
-        is_lone = plain is not None and structure.tree is None and type(inputs) is Tensor
+        is_lone = plain is not None and structure.tree is None and self.is_lone
         given = structure.taken(leaves, beside)
         return Ready(structure, signature, given, structure.direct, is_lone)
 
