@@ -24,7 +24,7 @@ from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
 from torchjac._inputs.warn import warn
 from torchjac._layout.decompress import decompressor
-from torchjac._linearize.cost import cost_of
+from torchjac._linearize.cost import costs_of
 from torchjac._pattern.detect import Detection, detect
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.apply import (
@@ -156,7 +156,7 @@ def _finished(
         return structure
     if seen.is_constant:
         return replace(structure, constant=values)
-    one, two = cost_of(seen.program, 1), cost_of(seen.program, 2)
+    one, two = costs_of(seen.program, [1, 2])
     costs = [
         replace(c, cost=one.extended(two, c.seeds)) if c.seeds else c for c in structure.candidates
     ]

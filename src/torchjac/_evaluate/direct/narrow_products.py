@@ -56,7 +56,7 @@ def _both(writer: Writer, node: Node, op: Any) -> Any:
     dtype = writer.given[only(node)].dtype
 
     def one(x: Ref, y: Ref) -> Ref:
-        shape = torch.broadcast_shapes(writer.builder.shape(x), writer.builder.shape(y))
+        shape = writer.builder.common_shape([x, y])
         return writer.combined(op, (x, y), shape, dtype)
 
     def parts(x: Parts, y: Parts) -> Parts:

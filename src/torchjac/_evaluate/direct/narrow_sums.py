@@ -34,7 +34,7 @@ def pointwise(writer: Writer, node: Node) -> Sequence[Spread] | None:
     def one(*parts: Ref) -> Ref:
         given = iter(parts)
         args = tuple([next(given) if isinstance(a, Ref) else a for a in node.args])
-        shape = torch.broadcast_shapes(*[writer.builder.shape(part) for part in parts])
+        shape = writer.builder.common_shape(parts)
         return writer.combined(node.op, args, shape, value.dtype)
 
     return [Spread(axes, each(one, np.broadcast_arrays(*filled)))]
@@ -57,7 +57,7 @@ def summed(writer: Writer, node: Node) -> Sequence[Spread] | None:
     ordered = ordered.reshape(*ordered.shape[: len(rest)], -1)
 
     def add(a: Ref, b: Ref) -> Ref:
-        shape = torch.broadcast_shapes(writer.builder.shape(a), writer.builder.shape(b))
+        shape = writer.builder.common_shape([a, b])
         return writer.combined(aten.add.Tensor, (a, b), shape, dtype)
 
     sums = np.empty(ordered.shape[:-1], np.int64)
@@ -112,7 +112,7 @@ def crossed(writer: Writer, node: Node) -> Sequence[Spread] | None:
 
     def both(op: Any) -> Callable[[Ref, Ref], Ref]:
         def one(x: Ref, y: Ref) -> Ref:
-            wide = torch.broadcast_shapes(writer.builder.shape(x), writer.builder.shape(y))
+            wide = writer.builder.common_shape([x, y])
             return writer.combined(op, (x, y), wide, value.dtype)
 
         return one

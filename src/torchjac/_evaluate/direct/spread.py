@@ -95,6 +95,10 @@ class Builder:
         """Of a tensor."""
         return self.values[ref.number].shape
 
+    def common_shape(self, refs: Sequence[Ref]) -> tuple[int, ...]:
+        """The shape that tensors are broadcast to, without PyTorch's search for symbols in it."""
+        return np.broadcast_shapes(*[self.shape(ref) for ref in refs])
+
     def call(self, op: Any, args: tuple[Any, ...], shape: Sequence[int], dtype: Any = None) -> Ref:
         """Write an operation down, or carry it out if all it takes is constant.
 
