@@ -1,6 +1,7 @@
 """One operation of a linear program, applied to the derivatives of its arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, v
 from torchjac._evaluate.direct.blocks import Block, added, merged, sums
 from torchjac._evaluate.direct.contract import contracted
 from torchjac._evaluate.direct.convolve import convolved
-from torchjac._evaluate.direct.extremes import extremes, united
+from torchjac._evaluate.direct.extremes import extremes, greatest, united
 from torchjac._evaluate.direct.join import joined
 from torchjac._evaluate.direct.operate import SOLVES, Operation
 from torchjac._evaluate.direct.placed import Part, Placed, moved, whole
@@ -287,8 +288,8 @@ class Transport:
     def _indices(self, terms: Sequence[Term], block: Block) -> np.ndarray:
         if block.shape == self._shape and all([_keeps_places(t) for t in terms]):
             return block.index
-        parts = [[extremes(index, t.maps).high for index in block.index] for t in terms]
-        return np.maximum.reduce([np.stack(part) for part in parts])
+        first, *others = [greatest(block.index, t.maps) for t in terms]
+        return reduce(np.maximum, others, first)
 
     def _moved_together(
         self, terms: Mapping[int, Sequence[Term]], row: Mapping[int, Block]
