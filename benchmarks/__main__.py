@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="fewer sizes and contenders, under five minutes on two idle cores",
+        help="fewer sizes and contenders, meant for five minutes on two idle cores",
     )
     parser.add_argument(
         "--cpu-time",
