@@ -26,6 +26,8 @@ from torchjac._torch import outside_modes
 MOST_ENTRIES = 200_000_000
 MOST_DENSITY = 0.3
 FEW_ENTRIES = 1_000_000
+# Sets so many times larger than others may hold them, which is looked at before they are united.
+_MANY_TIMES = 8
 
 IntArray = NDArray[Any]
 Table = Any  # scipy.sparse.csr_array of bool, which scipy leaves without a type
@@ -152,6 +154,9 @@ def union(a: IndexSets, b: IndexSets) -> IndexSets:
     if not both.any():
         return _pruned(of, sp.vstack([a.table, b.table[1:]], format="csr"))
     firsts, seconds, inverse = _distinct_pairs(a.of[both], b.of[both], b.table.shape[0])
+    for one, other, inner, outer in ((a, b, firsts, seconds), (b, a, seconds, firsts)):
+        if not ((one.of > 0) & (other.of == 0)).any() and _contains(other, outer, one, inner):
+            return other
     merged = a.table[firsts] + b.table[seconds]
     if both.all():
         table = sp.vstack([_table_of_empty(merged.shape[1]), merged], format="csr")
@@ -159,6 +164,21 @@ def union(a: IndexSets, b: IndexSets) -> IndexSets:
     table = sp.vstack([a.table, b.table[1:], merged], format="csr")
     of[both] = inverse + (shift + b.table.shape[0])
     return _pruned(of, table)
+
+
+def _contains(outer: IndexSets, of_outer: IntArray, inner: IndexSets, of_inner: IntArray) -> bool:
+    """Whether sets hold those that they are to be united with, where that is quick to see."""
+    # Along an axis that a softmax sums over all elements get one set, which holds their own.
+    lengths = np.diff(inner.table.indptr)[of_inner]
+    most = int(np.diff(outer.table.indptr)[of_outer].sum(dtype=np.int64))
+    if most < FEW_ENTRIES or most < _MANY_TIMES * int(lengths.sum(dtype=np.int64)):
+        return False
+    width = outer.table.shape[1]
+    given = outer.table.tocoo()
+    known = np.sort(given.row.astype(np.int64) * width + given.col)
+    wanted = np.repeat(of_outer.astype(np.int64) * width, lengths) + inner.table[of_inner].indices
+    near = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return bool((known[near] == wanted).all())
 
 
 def gathered(sets: IndexSets, numbers: IntArray, shape: tuple[int, ...]) -> IndexSets:
