@@ -25,8 +25,8 @@ from torch._functorch.eager_transforms import (
     jvp_increment_nesting,
 )
 from torch.autograd import forward_ad
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import BackwardCFunction
+from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
@@ -34,6 +34,7 @@ from torch.utils.flop_counter import flop_registry
 __all__ = [
     "NO_BATCHING_RULE",
     "BatchingRulesOnly",
+    "LazyGraphModule",
     "GraphSurvey",
     "TorchDispatchMode",
     "batched",
@@ -50,11 +51,9 @@ __all__ = [
     "has_module_hooks",
     "has_numbers",
     "inside_transform",
-    "is_pushing_forward",
     "is_wrapped",
     "jvp_with_argnums",
     "lazy_copy",
-    "lazy_module",
     "load_jvp_decompositions",
     "outside_modes",
     "push_forward",
@@ -79,7 +78,8 @@ _forward_lock = RLock()
 _engine = torch.autograd.Variable._execution_engine
 slice_argnums = _slice_argnums
 vjp_with_argnums = _vjp_with_argnums
-forward_grad_enabled = _set_fwd_grad_enabled
+forward_grad_enabled = forward_ad._set_fwd_grad_enabled
+forward_grad_is_enabled = torch._C._is_fwd_grad_enabled
 # Modes that record or change operations do not see what is done in this block.
 outside_modes = _disable_current_modes
 # What is behind `torch.no_grad` and `torch.enable_grad`.
@@ -247,7 +247,7 @@ def push_forward(
     with (
         _forward_lock,
         jvp_increment_nesting() as level,
-        _set_fwd_grad_enabled(True),
+        forward_grad_enabled(True),
         forward_ad.dual_level() if forward_ad._current_level < 0 else nullcontext(),
     ):
         duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
@@ -256,11 +256,6 @@ def push_forward(
             observe([_unwrap_for_grad(output.primal, level) for output in unpacked])
         moved = [output.tangent for output in unpacked]
         return [None if t is None else _unwrap_for_grad(t, level) for t in moved]
-
-
-def is_pushing_forward() -> bool:
-    """Whether forward mode is under way somewhere."""
-    return forward_ad._current_level >= 0
 
 
 def batched(
@@ -331,11 +326,6 @@ NO_BATCHING_RULE = "hit the vmap fallback"
 def unrecorded() -> AbstractContextManager[None]:
     """A block in which dispatch modes see nothing."""
     return torch._C._DisableTorchDispatch()
-
-
-def forward_grad_is_enabled() -> bool:
-    """Whether forward mode follows ops at the moment."""
-    return torch._C._is_fwd_grad_enabled()
 
 
 def gradient_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor], limit: int) -> int:
@@ -508,19 +498,6 @@ def compile_graph(
             },
         )
     return made[-1].current_callable
-
-
-def lazy_module(root: torch.nn.Module, graph: torch.fx.Graph) -> torch.fx.GraphModule:
-    """A graph as a module, whose code is written when it is first called.
-
-    Args:
-        root: Holds the tensors that the graph names.
-        graph: The operations.
-
-    Returns:
-        The module.
-    """
-    return import_module("torch.fx._lazy_graph_module")._LazyGraphModule(root, graph)
 
 
 def _is_generated(node: torch.fx.Node, lowering: Any) -> bool:

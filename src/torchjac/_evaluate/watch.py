@@ -13,15 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import TorchFunctionMode
 
 from torchjac._inputs.warn import warn
-from torchjac._torch import (
-    forward_grad_enabled,
-    forward_grad_is_enabled,
-    grad_switch,
-    is_pushing_forward,
-)
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
 from torchjac.errors import HiddenValueWarning
 
 _READERS = {
@@ -76,8 +72,8 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         if func not in _LOOKED_AT:
             op = _WITH_NUMBER.get(func)
-            if op is not None and not kwargs and _are_tensor_and_number(args):
-                func = op if is_pushing_forward() else func
+            if op is not None and not kwargs and _are_tangent_and_number(args):
+                func = op
             return func(*args, **kwargs) if kwargs else func(*args)
         if self._warn and func in _MAKERS and _holds_dependent(args):
             self._report(f"torch.{func.__name__}()")
@@ -100,8 +96,10 @@ class Watch(TorchFunctionMode):
         )
 
 
-def _are_tensor_and_number(args: tuple[Any, ...]) -> bool:
-    return len(args) == 2 and type(args[0]) is Tensor and type(args[1]) in (int, float)
+def _are_tangent_and_number(args: tuple[Any, ...]) -> bool:
+    """Whether there is a tensor that forward mode follows, and a number."""
+    are_plain = len(args) == 2 and type(args[0]) is Tensor and type(args[1]) in (int, float)
+    return are_plain and unpack_dual(args[0]).tangent is not None
 
 
 def _holds_dependent(args: tuple[Any, ...]) -> bool:
@@ -114,4 +112,4 @@ def _depends_on_inputs(tensor: Tensor) -> bool:
     """Whether autograd, in whatever mode, follows `tensor`."""
     if tensor.requires_grad and tensor.is_leaf:  # a parameter: the inputs come as copies
         return False
-    return tensor.requires_grad or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+    return tensor.requires_grad or unpack_dual(tensor).tangent is not None

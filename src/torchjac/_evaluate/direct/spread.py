@@ -90,6 +90,7 @@ class Builder:
         self.values = list(values)
         self.constants = dict(constants)
         self._wholes: dict[Any, Ref] = {}
+        self._known: dict[int, float | None] = {}
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Of a tensor."""
@@ -132,10 +133,9 @@ class Builder:
 
     def known(self, ref: Ref) -> float | None:
         """The number that all elements of a constant are, if there is one."""
-        tensor = self.constants.get(ref.number)
-        if tensor is None or tensor.numel() != 1 or tensor.dtype.is_complex:
-            return None
-        return float(tensor.detach())
+        if ref.number not in self._known:
+            self._known[ref.number] = _number(self.constants.get(ref.number))
+        return self._known[ref.number]
 
     def _narrow(self, ref: Ref) -> Ref:
         known = self.constants.get(ref.number)
@@ -348,3 +348,9 @@ def regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> Axes | None:
                 return None
         axes.append(tuple(found))
     return tuple(axes)
+
+
+def _number(tensor: Tensor | None) -> float | None:
+    if tensor is None or tensor.numel() != 1 or tensor.dtype.is_complex:
+        return None
+    return float(tensor.detach())

@@ -19,7 +19,7 @@ from torchjac._linearize.cost import Cost, cost_of
 from torchjac._linearize.plain import plain
 from torchjac._linearize.program import LinearProgram, Node, Ref, map_refs
 from torchjac._linearize.simplify import trimmed
-from torchjac._torch import lazy_module
+from torchjac._torch import LazyGraphModule
 
 aten = torch.ops.aten
 
@@ -160,7 +160,7 @@ def graph_of(
     if _may_be_borrowed(result):
         result = graph.call_function(aten.clone.default, (result,))
     graph.output(result)
-    return lazy_module(root, graph)
+    return LazyGraphModule(root, graph)  # most are never called, and need no code
 
 
 def _may_be_borrowed(result: fx.Node) -> bool:
