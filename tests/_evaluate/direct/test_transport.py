@@ -277,3 +277,30 @@ def test_a_system_is_solved_once_for_all_that_its_side_is_made_of() -> None:
     assert [str(n.target) for n in form.graph.graph.nodes if "lu_solve" in str(n.target)] == [
         "aten.linalg_lu_solve.default"
     ]
+
+
+# -- Derivatives that are not finite -----------------------------------------------------------
+
+BAND = torch.eye(6, dtype=torch.float64) - torch.eye(6, dtype=torch.float64).roll(1, 1)
+# Functions of square roots: one by zero is infinite, and constant zeros keep it from the others.
+ROOTS = {
+    "matrix": lambda x: BAND @ x.sqrt(),
+    "differences": lambda x: x.sqrt()[1:] - x.sqrt()[:-1],
+    "scan": lambda x: x.sqrt().cumsum(0),
+    "window": lambda x: F.avg_pool1d(x.sqrt()[None], 3, 1, 1)[0],
+    "masked": lambda x: (BAND * x.sqrt()).sum(1),
+}
+GAP = pytest.mark.xfail(strict=True, reason="zeros of a mask times infinity are added to others")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=GAP if n == "masked" else ()) for n in ROOTS]
+)
+def test_an_infinite_derivative_leaves_those_by_other_inputs_alone(name) -> None:
+    here = torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+    elsewhere = here.clone()
+    elsewhere[2] = 0.0
+    made = emitted(ROOTS[name], here, ("jvp",))["jvp"]
+    found, expected = made.dense([elsewhere]), torch.func.jacrev(ROOTS[name])(elsewhere)
+    others = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(found[:, others], expected[:, others])
