@@ -108,3 +108,18 @@ def test_several_results_are_computed_again() -> None:
 def test_random_numbers_are_drawn_again() -> None:
     nodes = [Node(aten.rand_like.default, (Ref(0),), {}, (k + 1,)) for k in range(2)]
     assert [node.op for node in without_repetitions(nodes)] == [aten.rand_like.default] * 2
+
+
+def test_numbers_of_other_types_or_signs_are_no_repetitions() -> None:
+    numbers = [1, 1.0, True, 0.0, -0.0]
+    nodes = [Node(aten.add.Scalar, (Ref(0), n), {}, (k,)) for k, n in enumerate(numbers, start=1)]
+    assert [node.op for node in without_repetitions(nodes)] == [aten.add.Scalar] * 5
+
+
+def test_arguments_by_name_tell_operations_apart() -> None:
+    nodes = [
+        Node(aten.add.Tensor, (Ref(0), Ref(1)), {"alpha": alpha}, (number,))
+        for number, alpha in ((2, 2.0), (3, 3.0), (4, 2.0))
+    ]
+    ops = [aten.add.Tensor, aten.add.Tensor, aten.alias.default]
+    assert [node.op for node in without_repetitions(nodes)] == ops
