@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varying
+from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, summands_of, varying
 from torchjac._evaluate.direct.blocks import Block
 
 
@@ -73,3 +73,18 @@ def test_sources_are_listed_place_by_place() -> None:
 
 def test_no_sources_leave_places_empty() -> None:
     assert sources_of(np.array([0, 0]), 2).tolist() == [[0, 0]]
+
+
+def test_summands_name_their_places() -> None:
+    given = Block(np.array([[3, 4, 5], [0, 1, 2]], np.int32), torch.arange(6.0).reshape(2, 3))
+    found = summands_of(given, sources_of(np.array([2, 0, 2]), 2))
+    assert found.index.tolist() == [[3, 5], [0, 2]]
+    assert found.values.tolist() == [[0.0, 2.0], [3.0, 5.0]]
+    assert found.elements.tolist() == [1, 1]
+
+
+def test_summands_that_are_all_put_once_are_the_derivatives() -> None:
+    given = Block(np.array([[3, 4, 5]], np.int32), torch.arange(3.0).reshape(1, 3))
+    found = summands_of(given, sources_of(np.array([2, 1, 2]), 2))
+    assert found.values.tolist() == [[0.0, 1.0, 2.0]]
+    assert found.elements.tolist() == [1, 0, 1]

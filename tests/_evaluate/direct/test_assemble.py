@@ -6,7 +6,7 @@ import torch
 
 from tests._evaluate.direct.carried import dense_of, some_block
 from torchjac._evaluate.direct.assemble import Lookup, assemble
-from torchjac._evaluate.direct.blocks import Block
+from torchjac._evaluate.direct.blocks import Block, Summands
 from torchjac._pattern.pattern import SparsityPattern
 
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -122,3 +122,32 @@ def test_slices_in_rows_need_no_gather() -> None:
     parts = Block(index, torch.arange(6.0, dtype=torch.float64).reshape(2, 3))
     found = put([[parts]], pattern_of(np.ones((3, 2))), [3])
     assert found.nonzeros.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def put_by_summands(entries, pattern, constant=()):
+    """Row, input and value of each summand; the sums themselves are NaN, for none is needed."""
+    rows, inputs, values = (np.array(part) for part in zip(*entries, strict=True))
+    dense = np.zeros(pattern.shape)
+    np.add.at(dense, (rows, inputs), values)
+    slots = [np.flatnonzero(row) for row in dense]
+    count = max(map(len, slots))
+    index = np.zeros((count, len(dense)), np.int32)
+    for row, own in enumerate(slots):
+        index[: len(own), row] = own + 1
+    summands = Summands(inputs[None].astype(np.int32) + 1, torch.tensor(values[None]), rows)
+    sums = Block(index, torch.full(index.shape, np.nan, dtype=torch.float64), summands=summands)
+    return put([[sums, *constant]], pattern, [len(dense)], constant=[c.values for c in constant])
+
+
+@pytest.mark.parametrize("with_constant", [False, True])
+def test_summands_of_irregular_rows(with_constant) -> None:
+    entries = [(0, 3, 1.0), (1, 0, 2.0), (1, 0, 4.0), (3, 1, 8.0), (3, 3, 16.0), (3, 1, 32.0)]
+    dense = np.zeros((4, 4))
+    for row, column, value in entries:
+        dense[row, column] += value
+    constant = [block([[0, 0, 2, 1]], [[0.0, 0.0, 7.0, 9.0]])] if with_constant else []
+    if with_constant:
+        dense[2, 1], dense[3, 0] = 7, 9
+    pattern = pattern_of(dense != 0)
+    found = put_by_summands(entries, pattern, constant)
+    assert found.nonzeros.tolist() == dense[dense != 0].tolist()

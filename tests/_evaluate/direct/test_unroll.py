@@ -98,9 +98,20 @@ def in_the_middle(x):
     return aten.select_backward(x * x, [POINTS, 4, 3], 1, 2) * torch.arange(1.0, 5.0)[:, None]
 
 
+def averaged(x):
+    return x.mean(1) * x.mean(-1, keepdim=True).sum(1) + x.mean([0, 1])
+
+
+def by_elements(x):
+    corners = torch.stack([INDEX, INDEX.flip(0), INDEX * 3 % POINTS], 1)
+    return (x[:, 0][corners] * x[corners].mean(-1)).sum(1) + x.T[:, corners].sum((0, 2))
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        averaged,
+        by_elements,
         moved,
         rows,
         turned,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from torchjac._evaluate.direct.blocks import Block, IntArray
+from torchjac._evaluate.direct.blocks import Block, IntArray, Summands
 
 
 def varying(block: Block, dims: Sequence[int]) -> list[int]:
@@ -92,6 +92,28 @@ def gathered(block: Block, sources: IntArray) -> Block:
     shape = sources.shape[1:]
     where = torch.from_numpy(np.ascontiguousarray(sources)).to(values.device)
     return Block(index[:, sources].reshape(-1, *shape), values[:, where].reshape(-1, *shape))
+
+
+def summands_of(block: Block, sources: IntArray) -> Summands:
+    """The derivatives that are put to the places of a tensor, not added up.
+
+    Args:
+        block: k slices of a tensor that is put there.
+        sources: Which of its elements, laid out flat, are put to each place, counted from 1, 0 for
+            none; shape (r, places).
+
+    Returns:
+        Derivatives of all elements that are put anywhere, in their order if each is put once.
+    """
+    live = np.flatnonzero(sources)
+    order = live[np.argsort(sources.ravel()[live], kind="stable")]
+    picked = sources.ravel()[order] - 1
+    index = block.index.reshape(block.slices, -1)
+    values = block.values.reshape(block.slices, -1)
+    if not np.array_equal(picked, np.arange(index.shape[1])):
+        index = index[:, picked]
+        values = values.index_select(1, torch.from_numpy(picked).to(values.device))
+    return Summands(index, values, order % sources.shape[1])
 
 
 def sources_of(targets: IntArray, count: int) -> IntArray:

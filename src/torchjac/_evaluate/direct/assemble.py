@@ -1,7 +1,7 @@
 """From blocks of derivatives to the nonzeros of the Jacobian in CSR order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from typing import NamedTuple
@@ -27,12 +27,14 @@ class Piece:
         values: The derivatives, shape (k, *S).
         result: Number of the result.
         is_constant: Whether the derivatives are the same at every x.
+        summands: Gives what the derivatives are sums of, if they are: several to one place.
     """
 
     places: Places
     values: Tensor
     result: int = 0
     is_constant: bool = False
+    summands: Callable[[], "Piece"] | None = None
 
 
 class Assembly(NamedTuple):
@@ -151,7 +153,18 @@ def _piece(
 ) -> Piece:
     block, elements = (part.block, part.elements) if isinstance(part, Placed) else (part, None)
     places = lookup.places_of(block, start, elements)
-    return Piece(places, block.values.to(like.dtype), result, is_constant(block.values))
+    made = Piece(places, block.values.to(like.dtype), result, is_constant(block.values))
+    if block.summands is None:
+        return made
+    given = block.summands
+
+    def summands() -> Piece:
+        apart = Block(given.index, given.values)
+        return Piece(
+            lookup.places_of(apart, start, given.elements), given.values.to(like.dtype), result
+        )
+
+    return replace(made, summands=summands)
 
 
 def _targets(pieces: Sequence[Piece], count: int) -> Places | None:
@@ -179,14 +192,20 @@ def _in_order(pieces: Sequence[Piece], targets: Places | None, count: int) -> Te
         if permuted is not None:
             return permuted
     regular = _regular(pieces, count)
-    return _gathered(list(_compacted(pieces)), count) if regular is None else regular
+    if regular is not None:
+        return regular
+    if any([piece.summands is not None for piece in pieces]):
+        return _added_up([piece.summands() if piece.summands else piece for piece in pieces], count)
+    return _gathered(list(_compacted(pieces)), count)
 
 
 def _renumbered(piece: Piece, targets: Places) -> Piece:
     """The piece with the place of each derivative among `targets`."""
     places = np.searchsorted(targets, piece.places).astype(piece.places.dtype)
     places[piece.places < 0] = -1
-    return Piece(places, piece.values, piece.result, piece.is_constant)
+    summands = piece.summands
+    of_summands = None if summands is None else lambda: _renumbered(summands(), targets)
+    return replace(piece, places=places, summands=of_summands)
 
 
 def _compacted(pieces: Sequence[Piece]) -> Iterator[Piece]:
@@ -209,6 +228,18 @@ def _gathered(pieces: Sequence[Piece], count: int) -> Tensor:
     where = index_tensor(places[order], source)
     picked = source.index_select(0, index_tensor(order, source))
     return source.new_zeros(count).index_add(0, where, picked)
+
+
+def _added_up(pieces: Sequence[Piece], count: int) -> Tensor:
+    """The values added up by their places, in one pass over them."""
+    places = np.concatenate([piece.places.ravel() for piece in pieces])
+    parts = [piece.values.reshape(-1) for piece in pieces]
+    source = parts[0] if len(parts) == 1 else torch.cat(parts)
+    live = np.flatnonzero(places >= 0)
+    if len(live) < len(places):
+        source = source.index_select(0, index_tensor(live, source))
+    where = index_tensor(places[live], source)
+    return source.new_zeros(count).scatter_add(0, where, source)
 
 
 def _permuted(piece: Piece, count: int) -> Tensor | None:

@@ -33,6 +33,22 @@ class Factors(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Summands:
+    """Derivatives of a tensor of shape S before those of one element were added up.
+
+    Attributes:
+        index: Numbers of the input elements, as in a block, shape (k, m).
+        values: The derivatives, shape (k, m).
+        elements: Which element of S, laid out flat, each of the m belongs to; several may belong
+            to one.
+    """
+
+    index: IntArray
+    values: Tensor
+    elements: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """Partial derivatives of a tensor of shape S by one input element each.
 
@@ -43,11 +59,13 @@ class Block:
             shape (k, *S).
         values: The derivatives, shape (k, *S).
         factors: What they are products of, where that is known.
+        summands: What they are sums of, where they have just been added up.
     """
 
     index: IntArray
     values: Tensor
     factors: Factors | None = None
+    summands: Summands | None = None
 
     @property
     def slices(self) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
 from torchjac._evaluate.direct.narrow_moves import picked
-from torchjac._evaluate.direct.spread import NARROW, Factor, Spread
+from torchjac._evaluate.direct.spread import MOST_PARTS, NARROW, Factor, Spread
 from torchjac._evaluate.direct.writer import Writer, each, only, union
 from torchjac._linearize.program import Node, Ref, refs_in
 
@@ -69,32 +70,54 @@ def summed(writer: Writer, node: Node) -> Sequence[Spread] | None:
     return [Spread(tuple(axes), sums)]
 
 
+def averaged(writer: Writer, node: Node) -> Sequence[Spread] | None:
+    if not node.args[1:] or not node.args[1]:
+        return None
+    shape = writer.given[node.args[0].number].shape
+    count = prod([shape[d] for d in node.args[1]])
+    dtype = writer.given[only(node)].dtype
+    sums = summed(writer, node)
+
+    def one(part: Ref) -> Ref:
+        args = (part, count)
+        return writer.combined(aten.div.Tensor, args, writer.builder.shape(part), dtype)
+
+    return None if sums is None else [Spread(s.axes, each(one, [s.parts])) for s in sums]
+
+
 def indexed(writer: Writer, node: Node) -> Sequence[Spread] | None:
     given = [(d, i) for d, i in enumerate(node.args[1]) if i is not None]
     if len(given) != 1:
         return None
     ((dim, index),) = given
     value = writer.given[index.number]
-    if min(value.shape, default=0) <= NARROW or value.dtype in (torch.bool, torch.uint8):
+    builder = writer.builder
+    # Of a whole tensor a gather for each place of the index; of parts that would be too many.
+    is_known = index.number in builder.constants and dim == 0
+    shortest = (max if is_known else min)(value.shape, default=0)
+    if shortest <= NARROW or value.dtype in (torch.bool, torch.uint8):
         return None
-    spread = writer.builder.opened(writer.whole(node.args[0].number), dim)
-    where = writer.whole(index.number)
-    if not spread.axes[dim]:
+    spread = builder.opened(writer.whole(node.args[0].number), dim)
+    chosen = writer.spread(index)
+    if not spread.axes[dim] or spread.parts.size * chosen.parts.size > MOST_PARTS:
         return None
     (position,) = spread.positions(dim)[0]
 
-    def one(part: Ref) -> Ref:
-        shape = writer.builder.shape(part)
-        part = writer.builder.expanded(
-            part, (*shape[:position], spread.wide[position], *shape[position + 1 :])
-        )
-        shape = (*shape[:position], *value.shape, *shape[position + 1 :])
+    def one(part: Ref, where: Ref) -> Ref:
+        before, after = builder.shape(part)[:position], builder.shape(part)[position + 1 :]
+        part = builder.expanded(part, (*before, spread.wide[position], *after))
+        where = builder.expanded(where, chosen.wide)
         args = (part, [*[None] * position, where])
-        return writer.builder.call(aten.index.Tensor, args, shape)
+        return builder.call(aten.index.Tensor, args, (*before, *chosen.wide, *after))
 
-    axis = tuple([(Factor(length, True),) for length in value.shape])
-    axes = (*spread.axes[:dim], *axis, *spread.axes[dim + 1 :])
-    return [Spread(axes, each(one, [spread.parts]))]
+    # The narrow axes of the index stand where the axis stood.
+    place = sum([not f.is_wide for axis in spread.axes[:dim] for f in axis])
+    counts = spread.parts.shape
+    ones = (1,) * chosen.parts.ndim
+    tensors = spread.parts.reshape(*counts[:place], *ones, *counts[place:])
+    indices = chosen.parts.reshape(*chosen.parts.shape, *(1,) * (len(counts) - place))
+    axes = (*spread.axes[:dim], *chosen.axes, *spread.axes[dim + 1 :])
+    return [Spread(axes, each(one, np.broadcast_arrays(tensors, indices)))]
 
 
 def crossed(writer: Writer, node: Node) -> Sequence[Spread] | None:

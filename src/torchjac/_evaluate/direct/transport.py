@@ -1,6 +1,7 @@
 """One operation of a linear program, applied to the derivatives of its arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import Any
@@ -9,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchjac._evaluate.direct.apart import apart, comb, gathered, sources_of, varying
+from torchjac._evaluate.direct.addend import addend
+from torchjac._evaluate.direct.apart import (
+    apart,
+    comb,
+    gathered,
+    sources_of,
+    summands_of,
+    varying,
+)
 from torchjac._evaluate.direct.blocks import Block, added, merged, sums
 from torchjac._evaluate.direct.contract import contracted
 from torchjac._evaluate.direct.convolve import convolved
@@ -62,6 +71,8 @@ _DEPOSITS = frozenset(
         aten.col2im,
     }
 )
+# The elements stay in their order.
+_RESHAPES = frozenset({aten.view, aten.reshape, aten._unsafe_view, aten.squeeze, aten.unsqueeze})
 _CONVOLUTIONS = frozenset({aten.convolution, aten.convolution_backward})
 # Rules know these, which are not linear: of a block matrix only one block is.
 _CURVED = frozenset({aten.linalg_matrix_exp})
@@ -197,7 +208,7 @@ class Transport:
     def _through(self, terms: Sequence[Term], block: Block) -> Block:
         """What comes of one block, by all terms that hold its tensor."""
         if self._packet in _SUMS:
-            return self._summand(terms[0], block)
+            return addend(self._call, terms[0], block, self._shape, self._dtype)
         if len(terms) == 1:
             (term,) = terms
             if {type(linear_map) for linear_map in term.maps} <= {Scale, Move}:
@@ -238,26 +249,6 @@ class Transport:
             return convolved(block, linear_map, weight) if mixes else None
         return None
 
-    def _summand(self, term: Term, block: Block) -> Block:
-        """One side of a sum or difference."""
-        arguments = self._call.arguments
-        first, second = arguments["self"], arguments["other"]
-        sign = arguments["alpha"]
-        if self._packet is aten.sub:
-            sign = -sign
-        if first == second:
-            sign = 1 + sign
-        elif term.source == first:
-            sign = 1
-        index, values = block.index, block.values
-        if block.shape != self._shape:
-            wide = (1,) * (len(self._shape) - len(block.shape)) + block.shape
-            shape = (block.slices, *self._shape)
-            index = np.broadcast_to(index.reshape(block.slices, *wide), shape)
-            values = values.reshape(block.slices, *wide).expand(shape)
-        values = values.to(self._dtype)
-        return Block(index, values if sign == 1 else values * sign)
-
     def _deposited(self, term: Term, deposit: Deposit, block: Block) -> Block | None:
         """Sums of elements put to one place: the summands stay apart."""
         first = term.maps[:-1]
@@ -270,7 +261,8 @@ class Transport:
             return self._apply([term], block)
         self._check_room(sources.size * block.slices)
         put = np.append(0, extremes(_numbered(block), first).high)
-        return merged(gathered(block, put[sources].reshape(-1, *deposit.shape)))
+        found = merged(gathered(block, put[sources].reshape(-1, *deposit.shape)))
+        return replace(found, summands=summands_of(block, put[sources]))
 
     def _gathered(self, term: Term, block: Block) -> Block:
         """A movement, by where it takes each element from."""
@@ -283,7 +275,10 @@ class Transport:
         factors = None
         if terms[0].maps and {type(m) for m in terms[0].maps} == {Scale}:
             factors = self._operation.factors(number, block, values, self._is_constant)
-        return Block(self._indices(terms, block), values, factors)
+        is_view = self._packet in _RESHAPES
+        return Block(
+            self._indices(terms, block), values, factors, block.summands if is_view else None
+        )
 
     def _indices(self, terms: Sequence[Term], block: Block) -> np.ndarray:
         if block.shape == self._shape and all([_keeps_places(t) for t in terms]):

@@ -162,6 +162,7 @@ _RULES: Mapping[Any, Callable[[Writer, Node], Sequence[Spread] | None]] = {
     aten.stack: moves.stacked,
     aten.cat: moves.concatenated,
     aten.sum: sums.summed,
+    aten.mean: sums.averaged,
     aten.index: sums.indexed,
     aten.linalg_cross: sums.crossed,
     aten.mm: products.multiplied,

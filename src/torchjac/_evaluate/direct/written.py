@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from torchjac._evaluate.direct.draft import Draft
+from torchjac._evaluate.direct.gathers import put_directly
 from torchjac._evaluate.direct.peephole import shortened, without_repetitions
 from torchjac._evaluate.direct.reassociate import reassociated
 from torchjac._evaluate.direct.repeated import without_repeated_factors
@@ -96,6 +97,7 @@ def _form(written: Written, speed: Speed) -> Form:
     draft = Draft(written.program, written.left_out)
     draft = draft.after("narrow axes", lambda program: unrolled(program, speed, written.device))
     draft = draft.after("numbers for constants", _with_numbers)
+    draft = draft.after("gathers", put_directly)
     draft = draft.after("light constants", _light)
     ready = draft.program
     graph = graph_of(ready.nodes, ready.constants, ready.primals, _output(ready))
