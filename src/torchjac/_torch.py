@@ -32,40 +32,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.flop_counter import flop_registry
 
 __all__ = [
-    "NO_BATCHING_RULE",
-    "BatchingRulesOnly",
-    "LazyGraphModule",
-    "GraphSurvey",
-    "TorchDispatchMode",
-    "batched",
-    "bytes_after",
-    "coarsest_eps",
-    "compile_graph",
-    "default_device",
-    "fast_backward",
-    "flops_of",
-    "forward_grad_enabled",
-    "forward_grad_is_enabled",
-    "grad_switch",
-    "gradient_bytes",
-    "has_module_hooks",
-    "has_numbers",
-    "inside_transform",
-    "is_wrapped",
-    "jvp_with_argnums",
-    "lazy_copy",
-    "load_jvp_decompositions",
-    "outside_modes",
-    "push_forward",
-    "pytree",
-    "refuse_compiler",
-    "refuse_wrong_batching",
-    "saved_by",
-    "shape_after",
-    "slice_argnums",
-    "survey_graph",
-    "vjp_with_argnums",
-]
+    "NO_BATCHING_RULE", "BatchingRulesOnly", "GraphSurvey", "LazyGraphModule",
+    "TorchDispatchMode", "batched", "bytes_after", "coarsest_eps", "compile_graph",
+    "default_device", "fast_backward", "flops_of", "forward_grad_enabled",
+    "forward_grad_is_enabled", "grad_switch", "gradient_bytes", "has_module_hooks",
+    "has_numbers", "inside_transform", "is_batched", "is_wrapped", "jvp_with_argnums",
+    "lazy_copy", "load_jvp_decompositions", "outside_modes", "push_forward", "pytree",
+    "refuse_compiler", "refuse_wrong_batching", "saved_by", "shape_after", "slice_argnums",
+    "survey_graph", "vjp_with_argnums",
+]  # fmt: skip
 
 _CPU = torch.device("cpu")
 
@@ -82,6 +57,8 @@ forward_grad_enabled = forward_ad._set_fwd_grad_enabled
 forward_grad_is_enabled = torch._C._is_fwd_grad_enabled
 # Modes that record or change operations do not see what is done in this block.
 outside_modes = _disable_current_modes
+# Whether a tensor is one of a batch, seen from inside of `vmap`.
+is_batched = _functorch.is_batchedtensor
 # What is behind `torch.no_grad` and `torch.enable_grad`.
 grad_switch = torch._C._set_grad_enabled
 

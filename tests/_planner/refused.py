@@ -241,7 +241,7 @@ REFUSED: list[Refusal] = [
         "mode; `torchjac.check` shows the numbers.",
     ),
     (
-        lambda: plan(WronglyBatched.apply, X),
+        lambda: plan(WronglyBatched.apply, X, backend="eager"),
         errors.DisagreementWarning,
         "plan: batched reverse-mode products disagree with single ones for this function, as with "
         "an autograd.Function whose vmap rule is wrong or whose backward looks at the shape of its "
@@ -387,6 +387,15 @@ def with_sparse_tangents() -> Plan:
     return plan(lambda x: torch.diag(x).to_sparse().to_dense() ** 2, X)
 
 
+def in_chunks() -> Plan:
+    with mock.patch.object(emit, "MOST_OPERATIONS", 0):
+        return plan(torch.sin, X, chunk_size=1, backend="replay")
+
+
+def recurrent() -> Plan:
+    return plan(torch.nn.LSTM(2, 3), torch.rand(4, 2), backend="replay")
+
+
 # Plans that compute by passes, and a pattern of what is said of the program that they lack.
 NOT_EMITTED: list[tuple[Callable[[], Plan], str]] = [
     (with_little_room, r"too large: \d+ derivatives at aten\.\w+"),
@@ -402,10 +411,11 @@ NOT_EMITTED: list[tuple[Callable[[], Plan], str]] = [
         r"not possible: aten\.where takes tangents here, numbers there",
     ),
     (with_sparse_tangents, r"not possible: aten\.\w+ works with sparse tensors"),
+    (in_chunks, r"not possible: passes from both sides, or in chunks"),
+    (recurrent, r"not possible: aten\.mkldnn_rnn_layer gives less without autograd"),
 ]
 
 
-def note_of_program(made: Plan) -> str:
-    """Why a plan has no program."""
-    (note,) = [c.note for c in made.candidates if c.name.startswith("direct")]
-    return note
+def notes_of_programs(made: Plan) -> list[str]:
+    """Why a plan lacks each program that was tried."""
+    return [c.note for c in made.candidates if not c.seeds]

@@ -116,13 +116,13 @@ FUNCTIONS: Mapping[str, Callable] = {
 }
 
 
-def assert_one_of(found: Tensor, *expected: Tensor) -> None:
+def assert_one_of(found: Tensor, *expected: Tensor, tolerance: float = 1e-9) -> None:
     """One of the answers, where it is a number."""
 
     def is_it(right: Tensor) -> bool:
         known = right.isfinite()
         scale = max(1.0, float(right[known].abs().max())) if bool(known.any()) else 1.0
-        return bool(((found - right).abs() <= 1e-9 * scale)[known].all())
+        return bool(((found - right).abs() <= tolerance * scale)[known].all())
 
     assert any(map(is_it, expected)), (found, expected)
 
@@ -178,7 +178,10 @@ def test_every_operation_of_pytorch(name) -> None:
                 continue
             for direct in made.values():
                 if bool(expected[0].isfinite().all()):
-                    assert_one_of(direct.dense(point), *expected)
+                    # Some cases mix precisions.
+                    is_coarse = any([x.dtype == torch.float32 for x in point])
+                    tolerance = 1e-5 if is_coarse else 1e-9
+                    assert_one_of(direct.dense(point), *expected, tolerance=tolerance)
 
 
 def columns_of(case: Case, point: tuple[Tensor, ...]) -> Tensor:

@@ -143,8 +143,10 @@ def read_program(monkeypatch):
     """Say which of the two programs of a function is read."""
 
     def choose(direction: str) -> None:
-        def linearized(signature: Signature) -> tuple[LinearProgram, tuple[Tensor, ...]]:
-            program, outputs = linearize(signature)
+        def linearized(
+            signature: Signature, *, live: bool
+        ) -> tuple[LinearProgram, tuple[Tensor, ...]]:
+            program, outputs = linearize(signature, live=live)
             if direction == "vjp" and program.direction == "jvp":
                 program = backward(signature)
             return program, outputs

@@ -17,7 +17,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import TorchFunctionMode
 
 from torchjac._inputs.warn import warn
-from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch
+from torchjac._torch import forward_grad_enabled, forward_grad_is_enabled, grad_switch, is_batched
 from torchjac.errors import HiddenValueWarning
 
 _READERS = {
@@ -99,7 +99,8 @@ class Watch(TorchFunctionMode):
 def _are_tangent_and_number(args: tuple[Any, ...]) -> bool:
     """Whether there is a tensor that forward mode follows, and a number."""
     are_plain = len(args) == 2 and type(args[0]) is Tensor and type(args[1]) in (int, float)
-    return are_plain and unpack_dual(args[0]).tangent is not None
+    # Samples of a batch are not asked for their tangents, which has no batching rule.
+    return are_plain and not is_batched(args[0]) and unpack_dual(args[0]).tangent is not None
 
 
 def _holds_dependent(args: tuple[Any, ...]) -> bool:

@@ -1,6 +1,6 @@
 """From a function to its linear program, forward where that is right and backward where not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,13 +35,7 @@ def linearize(
         values.append(outputs)
         return outputs
 
-    generator = torch.Generator().manual_seed(0)
-
-    def random(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors
-        ]
-
+    random = _vectors()
     backward = trace_vjp(flat, signature.leaves, random, beside)
     outputs = tuple([value.detach() for value in values[0]])
     forward = _forward(flat, signature.leaves, random(signature.leaves), beside)
@@ -51,6 +45,35 @@ def linearize(
         program = replace(forward.program, reads=told.reads, reads_places=told.reads_places)
         return program, outputs
     return backward.program, outputs
+
+
+def backward_program(signature: Signature, *, live: bool = False) -> LinearProgram:
+    """Trace the program of vector-Jacobian products, whatever may be said of forward mode.
+
+    Args:
+        signature: The function and where it is differentiated.
+        live: As for `linearize`.
+
+    Returns:
+        The program.
+    """
+
+    def flat(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        return signature.replay(leaves).tensors
+
+    return trace_vjp(flat, signature.leaves, _vectors(), signature.beside if live else ()).program
+
+
+def _vectors() -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """What makes random tensors like others, the same ones in each process."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors
+        ]
+
+    return random
 
 
 def _forward(

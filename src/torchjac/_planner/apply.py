@@ -54,11 +54,22 @@ def take_entries(
             proofs.append((side.mode, vector, made[side.seeds]))
             made = made[: side.seeds]
         products[side.mode] = made
-    return Entries(_read(scheme, products, passes.signature.leaves), tuple(proofs))
+    return Entries(read_entries(scheme, products, passes.signature.leaves), tuple(proofs))
 
 
-def _read(scheme: Scheme, products: Mapping[str, Tensor], leaves: Sequence[Tensor]) -> Tensor:
-    """The entries, in the order of the pattern."""
+def read_entries(
+    scheme: Scheme, products: Mapping[str, Tensor], leaves: Sequence[Tensor]
+) -> Tensor:
+    """The entries, in the order of the pattern.
+
+    Args:
+        scheme: How they are had.
+        products: The products of each mode, shape (k, total elements).
+        leaves: x.
+
+    Returns:
+        Shape (nnz,).
+    """
     if not products:
         return torch.empty(0, dtype=common_dtype(leaves), device=leaves[0].device)
     if len(products) > 1:

@@ -83,12 +83,14 @@ def confirm(
     )
 
 
-def agree(found: Tensor, values: Tensor) -> bool:
+def agree(found: Tensor, values: Tensor, eps: float = 0.0, floor: float = 0.0) -> bool:
     """Whether two ways to compute the same entries differ by rounding only.
 
     Args:
         found: The entries.
         values: The same, computed in another way.
+        eps: Coarsest precision on the way, if it is coarser than that of the entries.
+        floor: A size of entries that rounding may leave where they cancel, in units of it.
 
     Returns:
         Whether they do, as far as the largest of them tells.
@@ -99,8 +101,9 @@ def agree(found: Tensor, values: Tensor) -> bool:
     """
     known = values[values.isfinite()]
     scale = float(known.abs().max()) if len(known) else 0.0
-    eps = torch.finfo(values.dtype).eps
+    eps = max(eps, torch.finfo(values.dtype).eps)
     allowed = scale * min(WAY_UNITS * eps, max(WAY_CAP, WAY_FEW_UNITS * eps))
+    allowed += FLOOR_UNITS * eps * floor
     return torch.allclose(found, values, rtol=0.0, atol=allowed, equal_nan=True)
 
 

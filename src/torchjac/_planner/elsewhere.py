@@ -162,7 +162,7 @@ def _held(
     found = suspects(right)
     if any(map(len, found)):
         confirm(request.api, structure, there, Entries(right, (proof,)), found)
-    if quick is None or agree(quick, right):
+    if quick is None or agree(quick, right, structure.eps, structure.floor):
         return structure
     return replace(_without_program(structure), constant=None)
 

@@ -19,6 +19,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.progress import Progress
 from torchjac._evaluate.report import Refusal
 from torchjac._evaluate.strict import check_dependence
+from torchjac._evaluate.tape import Tape
 from torchjac._inputs.modules import Buffers
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.storage import reads_memory
@@ -116,10 +117,9 @@ def prepare(
     if not (options.quiet or options.allow_constant):
         carried = [[y if y.requires_grad else None] for y in outputs]
         look_for_zeros(request.api, tape.outputs, carried)
-    by_place = reads_memory(tape.survey().node_names)
     is_stateful = (buffers is not None and buffers.have_moved()) or point.state.was_used()
     pattern, found, seen = _find(point.signature, request, given, outputs)
-    by_place = by_place or (seen is not None and seen.program.reads_places)
+    by_place = _reads_places(seen, tape)
     passes = Passes(point.signature, outputs, options, point.state, tape)
     probes = _probes(passes, request, pattern)
     structure = Structure(
@@ -140,6 +140,7 @@ def prepare(
     structure = _finished(structure, request, seen, passes, entries.values.detach())
     if request.api == "plan" and seen is not None:  # used at other points too
         structure = held_elsewhere(request, structure, seen, passes)
+    _explain(request.api, _in_use(structure, probes.witnesses))
     return Prepared(structure, passes, entries)
 
 
@@ -164,8 +165,8 @@ def _finished(
     if request.backend == EAGER or structure.is_stateful or seen.program.reads:
         return structure
     again = partial(_again, scheme, request, passes)
-    inputs = structure.taken(passes.signature.leaves, passes.signature.beside)
-    return with_programs(request, structure, seen, inputs, values, again)
+    signature = passes.signature._replace(call=passes.signature.recall)
+    return with_programs(request, structure, seen, signature, values, again)
 
 
 def _again(scheme: Scheme, request: Request, passes: Passes) -> Tensor:
@@ -284,8 +285,22 @@ def _settle(structure: Structure, shop: _Workshop, probes: _Probes) -> tuple[Str
         wrong = len(rows) + len(columns) > 0
     if wrong:
         confirm(api, structure, shop.passes, entries, (rows, columns))
-    _explain(api, [p for p in probes.usable if p.mode in modes])
     return structure, entries
+
+
+def _reads_places(seen: Detection | None, tape: Tape) -> bool:
+    """Whether the function reads memory by its place, or asks how its inputs lie there."""
+    if seen is not None and seen.program.reads_places:
+        return True
+    return reads_memory(tape.survey().node_names)
+
+
+def _in_use(structure: Structure, probes: Sequence[Probe]) -> Sequence[Probe]:
+    """Probes of the modes by which later calls will compute."""
+    if structure.scheme is None or not structure.needs_passes:
+        return ()
+    modes = {side.mode for side in structure.scheme.sides}
+    return [p for p in probes if p.mode in modes]
 
 
 def _explain(api: str, used: Sequence[Probe]) -> None:

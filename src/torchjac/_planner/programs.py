@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from time import perf_counter
 from typing import NamedTuple
@@ -16,11 +17,13 @@ from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direc
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.memory import Budget
 from torchjac._evaluate.mistakes import can_be_left_out, described, is_our_own
+from torchjac._inputs.signature import Signature
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of
 from torchjac._pattern.detect import Detection
 from torchjac._planner.certificate import agree
 from torchjac._planner.machine import learn, machine_of
+from torchjac._planner.seeded import seeded_program
 from torchjac._planner.structure import Candidate, Request, Structure
 from torchjac.errors import FallbackWarning
 
@@ -40,6 +43,7 @@ class _Site(NamedTuple):
         request: What the user asked for.
         structure: With a scheme.
         seen: The linear program and its pattern.
+        signature: The function, and where.
         leaves: What the program takes: x first.
         values: The entries there, from passes.
         by_passes: Computes them again.
@@ -48,6 +52,7 @@ class _Site(NamedTuple):
     request: Request
     structure: Structure
     seen: Detection
+    signature: Signature
     leaves: Sequence[Tensor]
     values: Tensor
     by_passes: Callable[[], Tensor]
@@ -73,7 +78,7 @@ def with_programs(
     request: Request,
     structure: Structure,
     seen: Detection,
-    leaves: Sequence[Tensor],
+    signature: Signature,
     values: Tensor,
     by_passes: Callable[[], Tensor],
 ) -> Structure:
@@ -86,7 +91,7 @@ def with_programs(
         request: What the user asked for.
         structure: With a scheme.
         seen: The linear program and its pattern.
-        leaves: What the program takes: x first.
+        signature: The function, and where.
         values: The entries there, from passes.
         by_passes: Computes them again.
 
@@ -94,7 +99,8 @@ def with_programs(
         The structure, some candidates richer.
     """
     began = perf_counter()
-    site = _Site(request, structure, seen, leaves, values, by_passes)
+    leaves = structure.taken(signature.leaves, signature.beside)
+    site = _Site(request, structure, seen, signature, leaves, values, by_passes)
     planned = next(c for c in structure.candidates if c.is_chosen)
     passes = replace(planned, predicted_s=_seconds(by_passes, values)) if request.tune else planned
     made = _programs(site, passes)
@@ -127,6 +133,18 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
     """All programs that may pay, the likely best first."""
     if refusal := _not_worth_emitting(site, passes):
         return [refusal]
+    found = _carried(site, passes)
+    ready = [m for m in found if m.direct is not None]
+    enough_s = passes.predicted_s if site.request.backend == AUTO else inf
+    if not ready or _least_s(ready) > enough_s:
+        make = partial(seeded_program, site.structure, site.seen, site.signature, site.values)
+        emitted = _emitted(site, passes.name, "", make)
+        found += _of_one_way(site, emitted, passes, _least_s(ready))
+    return found
+
+
+def _carried(site: _Site, passes: Candidate) -> list[_Made]:
+    """Programs that carry the derivatives of each entry."""
     seen, found = site.seen, list[_Made]()
     plain = plain_bracket(seen.program)
     try:
@@ -140,7 +158,7 @@ def _programs(site: _Site, passes: Candidate) -> list[_Made]:
     for way in ways:
         rival = rival_of(way) if way is best else None
         if rival is None:
-            emitted = _emitted(site, way)
+            emitted = _of_bracket(site, way)
         else:
             emitted, lost = _faster(site, way, rival)
             found += lost
@@ -156,15 +174,15 @@ def _least_s(found: Sequence[_Made]) -> float:
 
 def _faster(site: _Site, way: Bracket, rival: Bracket) -> tuple[_Emitted | _Made, list[_Made]]:
     """Of two ways the one that is faster run operation by operation; what failed on the way."""
-    other = _emitted(site, rival)
+    other = _of_bracket(site, rival)
     if isinstance(other, _Made):
-        return _emitted(site, way), [other]
+        return _of_bracket(site, way), [other]
     tried = _tried(site, other, REPLAY)
     failed = [tried] if tried.direct is None else []
     other_s = tried.candidate.predicted_s
     if other_s < _predicted_s(site, way):
         return other, []
-    one = _emitted(site, way)
+    one = _of_bracket(site, way)
     if isinstance(one, _Made):
         return other, [one]
     once_s = one.once_s + other.once_s
@@ -241,23 +259,34 @@ def _pays_to_compile(site: _Site, program: DirectProgram, best_s: float) -> bool
     return once_s + uses * machine.compiled_s(form.cost) < uses * best_s
 
 
-def _emitted(site: _Site, way: Bracket) -> _Emitted | _Made:
-    """The program, or what stands in the way."""
+def _of_bracket(site: _Site, way: Bracket) -> _Emitted | _Made:
+    """The program of a bracket, or what stands in the way."""
     structure, seen, leaves = site.structure, site.seen, site.leaves
     sizes = [leaf.numel() for leaf in leaves[: len(seen.program.outputs)]]
     if seen.direction == "jvp":
         sizes = [y.numel() for y in structure.outputs]
+    pattern, scope = structure.pattern, seen.scope
+
+    def make(most: float) -> DirectProgram:
+        return emit_bracket(way, leaves, sizes, pattern, site.values, scope, most)
+
+    return _emitted(site, _name(way), str(way), make)
+
+
+def _emitted(
+    site: _Site, name: str, how: str, make: Callable[[float], DirectProgram]
+) -> _Emitted | _Made:
+    """A program that may take so many bytes, or what stands in the way."""
     values, began = site.values, perf_counter()
     held = values.numel() * values.element_size()
     try:
         most = Budget(site.request.api, site.request.memory).pass_bytes(held, values.device)
-        most = min(most, max(MOST_WASTED, MOST_TIMES * held))
-        program = emit_bracket(way, leaves, sizes, structure.pattern, values, seen.scope, most)
+        program = make(min(most, max(MOST_WASTED, MOST_TIMES * held)))
     except TooManyDerivativesError as error:
-        return _Made(None, _candidate(site, _name(way), inf, f"too large: {error}"))
+        return _Made(None, _candidate(site, name, inf, f"too large: {error}"))
     except Exception as error:
-        return _failed(site, _name(way), "emission", error)
-    return _Emitted(_name(way), str(way), program, perf_counter() - began)
+        return _failed(site, name, "emission", error)
+    return _Emitted(name, how, program, perf_counter() - began)
 
 
 def _compiled(site: _Site, emitted: _Emitted) -> _Made:
@@ -297,10 +326,10 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
             found = direct.nonzeros(leaves)
     except Exception as error:
         return _failed(site, name, "its first run", error)
-    if not agree(found, values):
+    if not agree(found, values, site.structure.eps, site.structure.floor):
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
     seconds = _seconds(lambda: direct.nonzeros(leaves), values)
-    ways = [] if emitted.name == "direct" else [emitted.how]
+    ways = [] if emitted.name == "direct" or not emitted.how else [emitted.how]
     note = "; ".join([*ways, *[f"without {step}" for step in direct.form.left_out]])
     made = _candidate(site, name, seconds, note, emitted.once_s, direct.form.cost)
     return _Made(direct, made)

@@ -84,19 +84,47 @@ def emit_carried(
             results, sizes, pattern, like, transposed=transposed, is_constant=is_constant
         )
 
+    return emit_recorded(
+        assembled, primals, pattern.nnz * like.element_size(), like.device, most_bytes
+    )
+
+
+def emit_recorded(
+    assembled: Callable[[Sequence[Tensor], IsConstant], Assembly],
+    primals: Sequence[Tensor],
+    nonzero_bytes: int,
+    device: torch.device,
+    most_bytes: float = inf,
+) -> DirectProgram:
+    """Emit the program of whatever computes the nonzeros of a Jacobian.
+
+    Args:
+        assembled: Takes the inputs, and what tells whether a tensor is the same at every x;
+            returns the nonzeros.
+        primals: x, where it is recorded.
+        nonzero_bytes: Size of the nonzeros.
+        device: Where they are.
+        most_bytes: What large tensors may take at one time.
+
+    Returns:
+        The program.
+
+    Raises:
+        TooManyDerivativesError: It would hold too much.
+    """
     try:
         recorded, targets = _recorded(assembled, primals, most_bytes, is_lean=True)
     except WrittenToError:  # some batching rules of PyTorch work in place
         recorded, targets = _recorded(assembled, primals, most_bytes, is_lean=False)
     outputs = recorded.outputs
-    whole = Written.of(recorded, 0, like.device)
+    whole = Written.of(recorded, 0, device)
     part = None if outputs[1] is None else whole
     if part is not None and outputs[1] != outputs[0]:
-        part = Written.of(recorded, 1, like.device)
+        part = Written.of(recorded, 1, device)
     where = None if targets is None else as_slice(targets)
     if where is None and targets is not None:
-        where = torch.from_numpy(targets.astype(np.int64)).to(like.device)
-    return DirectProgram(whole, part, where, pattern.nnz * like.element_size())
+        where = torch.from_numpy(targets.astype(np.int64)).to(device)
+    return DirectProgram(whole, part, where, nonzero_bytes)
 
 
 def as_slice(places: NDArray[np.int64]) -> slice | None:

@@ -114,8 +114,8 @@ def indexed(writer: Writer, node: Node) -> Sequence[Spread] | None:
     place = sum([not f.is_wide for axis in spread.axes[:dim] for f in axis])
     counts = spread.parts.shape
     ones = (1,) * chosen.parts.ndim
-    tensors = spread.parts.reshape(*counts[:place], *ones, *counts[place:])
-    indices = chosen.parts.reshape(*chosen.parts.shape, *(1,) * (len(counts) - place))
+    tensors = spread.parts.reshape((*counts[:place], *ones, *counts[place:]))
+    indices = chosen.parts.reshape((*chosen.parts.shape, *(1,) * (len(counts) - place)))
     axes = (*spread.axes[:dim], *chosen.axes, *spread.axes[dim + 1 :])
     return [Spread(axes, each(one, np.broadcast_arrays(tensors, indices)))]
 
