@@ -611,7 +611,7 @@ def test_forward_rules_that_contradict_reverse_mode_are_given_up():
 
 def test_products_that_are_wrong_in_a_batch_are_taken_one_by_one():
     with pytest.warns(DisagreementWarning, match="batched reverse-mode products disagree"):
-        plan = torchjac.plan(WronglyBatched.apply, X)
+        plan = torchjac.plan(WronglyBatched.apply, X, backend="eager")
     assert_same(plan(Y), torch.diag(2 * Y))
 
 
@@ -632,7 +632,14 @@ class Unbatchable(torch.autograd.Function):
 @pytest.mark.parametrize("strategy", ["auto", "forward-mode"])
 def test_what_cannot_be_batched_is_looped_over_with_a_warning(strategy):
     with pytest.warns(FallbackWarning):
-        plan = torchjac.plan(Unbatchable.apply, X, strategy=strategy)
+        plan = torchjac.plan(Unbatchable.apply, X, strategy=strategy, backend="eager")
+    assert_same(plan(Y), torch.diag(2 * Y))
+
+
+@pytest.mark.parametrize("func", [WronglyBatched.apply, Unbatchable.apply])
+def test_nothing_is_said_of_passes_where_a_program_runs(func):
+    plan = torchjac.plan(func, X, backend="replay")
+    assert plan.method == "direct, replay"
     assert_same(plan(Y), torch.diag(2 * Y))
 
 
