@@ -28,8 +28,8 @@ from torchjac._planner.structure import Candidate, Request, Structure
 from torchjac.errors import FallbackWarning
 
 AUTO, EAGER = "auto", "eager"
-# Times are taken at least so often, and then so long or so often; the least counts.
-REPEATS, REPEATED_S, MOST_REPEATS = 3, 2e-3, 100
+# Times are taken at least so often, and then so long (longer to tune) or so often; the least counts.
+REPEATS, REPEATED_S, TUNED_S, MOST_REPEATS = 3, 2e-3, 2e-2, 100
 # A program that holds more than this, and so many times the entries, is slower than passes.
 MOST_WASTED, MOST_TIMES = 2**30, 32
 # What takes so many times longer replayed than another program is not compiled.
@@ -102,7 +102,9 @@ def with_programs(
     leaves = structure.taken(signature.leaves, signature.beside)
     site = _Site(request, structure, seen, signature, leaves, values, by_passes)
     planned = next(c for c in structure.candidates if c.is_chosen)
-    passes = replace(planned, predicted_s=_seconds(by_passes, values)) if request.tune else planned
+    passes = planned
+    if request.tune:
+        passes = replace(planned, predicted_s=_seconds(by_passes, values, request))
     made = _programs(site, passes)
     ready = [m for m in made if m.direct is not None]
     if request.backend == AUTO:
@@ -328,7 +330,7 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
         return _failed(site, name, "its first run", error)
     if not agree(found, values, site.structure.eps, site.structure.floor):
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
-    seconds = _seconds(lambda: direct.nonzeros(leaves), values)
+    seconds = _seconds(lambda: direct.nonzeros(leaves), values, site.request)
     ways = [] if emitted.name == "direct" or not emitted.how else [emitted.how]
     note = "; ".join([*ways, *[f"without {step}" for step in direct.form.left_out]])
     made = _candidate(site, name, seconds, note, emitted.once_s, direct.form.cost)
@@ -368,10 +370,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _seconds(run: Callable[[], Tensor], like: Tensor) -> float:
+def _seconds(run: Callable[[], Tensor], like: Tensor, request: Request) -> float:
     times: list[float] = []
+    long_s = TUNED_S if request.tune else REPEATED_S
     with torch.no_grad():
-        while len(times) < REPEATS or (sum(times) < REPEATED_S and len(times) < MOST_REPEATS):
+        while len(times) < REPEATS or (sum(times) < long_s and len(times) < MOST_REPEATS):
             began = perf_counter()
             run()
             if like.is_cuda:
