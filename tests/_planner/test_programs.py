@@ -31,7 +31,7 @@ def speeds(monkeypatch):
 def timed(monkeypatch, **seconds):
     """Say how long programs take: by their backend."""
 
-    def measured(run, like):
+    def measured(run, like, request):
         is_passes = isinstance(run, partial)
         return 1.0 if is_passes else seconds[run.__closure__[0].cell_contents.backend]
 
