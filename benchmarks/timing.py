@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -80,9 +81,10 @@ def set_aside() -> None:
 def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
     """Time all calls, round by round.
 
-    A first call of each, not counted, tells how often it is to be repeated within a round. Each
-    round begins with another call. A slow call takes part in fewer rounds, spread evenly, so that
-    no call gets more than its share of the time.
+    A first call of each, not counted, tells how often it is to be repeated within a round. The
+    order is another one in each round: whoever follows one that leaves threads waiting, or caches
+    full, is slower. A slow call takes part in fewer rounds, spread evenly, so that no call gets
+    more than its share of the time.
 
     Args:
         calls: What to time, by name; warm from earlier calls.
@@ -105,11 +107,12 @@ def measure(calls: Mapping[str, Call], effort: Effort) -> dict[str, Samples]:
     }
     total = max(rounds.values())
     times: dict[str, dict[int, float]] = {name: {} for name in calls}
-    order = list(calls)
+    order, chance = list(calls), random.Random(0)
     with _quiet_collector():
         for r in range(total):
             gc.collect()
-            for name in order[r % len(order) :] + order[: r % len(order)]:
+            chance.shuffle(order)
+            for name in order:
                 if _takes_part(r, rounds[name], total):
                     times[name][r] = _block(calls[name], repeats[name], effort.clock)
     return {name: Samples(by_round) for name, by_round in times.items()} | slow
