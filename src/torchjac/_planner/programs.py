@@ -28,7 +28,7 @@ from torchjac._planner.structure import Candidate, Request, Structure
 from torchjac.errors import FallbackWarning
 
 AUTO, EAGER = "auto", "eager"
-# Times are taken at least so often, and then so long (longer to tune) or so often; the least counts.
+# Times are taken at least so often, then so long (longer to tune) or so often; the least counts.
 REPEATS, REPEATED_S, TUNED_S, MOST_REPEATS = 3, 2e-3, 2e-2, 100
 # A program that holds more than this, and so many times the entries, is slower than passes.
 MOST_WASTED, MOST_TIMES = 2**30, 32
