@@ -90,6 +90,16 @@ def test_a_matrix_of_mostly_zeros_is_meant_to_be_one():
     torch.testing.assert_close(dense(found), jacrev(product, 1)(full, y_at()))
 
 
+def test_a_matrix_that_stays_keeps_its_program():
+    def product(matrix, x):
+        return matrix @ x**2
+
+    given = torch.diag(y_at()), y_at()
+    plan = torchjac.plan(product, given, wrt=1, backend="replay")
+    assert plan._core.direct(given) is not None
+    assert plan._core.direct((given[0] * 2, given[1])) is None
+
+
 def test_zeros_by_chance_are_no_structure():
     def product(matrix, x):
         return matrix @ x**2

@@ -84,7 +84,7 @@ class Call(NamedTuple):
         """
         if (others or world.inputs.value) and not world.inputs.still_holds(others, leaves):
             return False
-        if beside and not world.beside.still_holds(beside, leaves):
+        if beside and not world.beside.still_holds(list(beside), leaves):
             return False
         return world.function.still_holds(self.func, self._apart())
 
