@@ -364,3 +364,28 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         sweep(8, counted, chunks_for(negligible=True), differentiable=False)
 
     assert counted.sizes == [8]
+
+
+class TestSettledSizes:
+    """What a plan keeps for its later sweeps."""
+
+    def test_one_pass_needs_no_size(self):
+        chunks = chunks_for(negligible=True)
+        sweep(6, rows, chunks, differentiable=False)
+        assert chunks.settled(6) is None
+
+    def test_the_measured_pass_of_two_is_no_measure(self):
+        chunks = chunks_for()
+        sweep(6, hungry(5 * 1024 * KIB), chunks, differentiable=False)
+        assert chunks.largest == 2
+        assert chunks.settled(6) == 1
+
+    def test_what_is_affordable_is_kept(self):
+        chunks = chunks_for()
+        sweep(40, hungry(1024 * KIB), chunks, differentiable=False)
+        assert 2 < chunks.settled(40) <= 8
+
+    def test_no_more_than_there_are(self):
+        chunks = chunks_for()
+        sweep(4, hungry(KIB), chunks, differentiable=False)
+        assert chunks.settled(4) == 4

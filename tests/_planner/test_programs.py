@@ -1,7 +1,5 @@
 """Which program is made, for how many evaluations, and which is kept."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -31,11 +29,12 @@ def speeds(monkeypatch):
 def timed(monkeypatch, **seconds):
     """Say how long programs take: by their backend."""
 
-    def measured(run, like, request):
-        is_passes = isinstance(run, partial)
-        return 1.0 if is_passes else seconds[run.__closure__[0].cell_contents.backend]
+    def measured(run):
+        program = getattr(run.func, "__self__", None)
+        return 1.0 if program is None else seconds[program.backend]
 
-    monkeypatch.setattr(programs, "_seconds", measured)
+    monkeypatch.setattr(programs, "_seconds", lambda run, like, request: measured(run))
+    monkeypatch.setattr(programs, "seconds_in_turns", lambda runs, _: [measured(r) for r in runs])
 
 
 def names(plan):
@@ -100,6 +99,19 @@ def test_passes_are_timed_too(monkeypatch):
     timed(monkeypatch, replay=2.0, inductor=3.0)
     plan = torchjac.plan(chain, X, tune=True)
     assert next(c for c in plan.candidates if c.is_chosen).predicted_s == 1.0
+
+
+def test_what_takes_about_as_long_is_timed_side_by_side(monkeypatch):
+    timed(monkeypatch, replay=1e-6, inductor=1.5e-6)
+    seen = []
+
+    def in_turns(runs, device):
+        seen.append([run.func.__self__.backend for run in runs])
+        return [{"replay": 2e-6, "inductor": 1e-6}[name] for name in seen[-1]]
+
+    monkeypatch.setattr(programs, "seconds_in_turns", in_turns)
+    assert torchjac.plan(chain, X, tune=True).method == "direct, inductor"
+    assert [sorted(names) for names in seen] == [["inductor", "replay"]]
 
 
 def test_what_was_spent_once_counts_with_the_uses(monkeypatch):

@@ -24,7 +24,7 @@ FEW_SEEDS = 2048
 # On a CPU a pass that outgrows the caches and faults in fresh pages costs several times more per
 # seed than one that does not. A forward pass evaluates the function anew, so that it pays to
 # share it among more seeds.
-REVERSE_PASS_BYTES = 16 * MIB
+REVERSE_PASS_BYTES = 8 * MIB
 FORWARD_PASS_BYTES = 64 * MIB
 # Of the free memory: what a result may take, and what a pass may take of the rest.
 RESULT_SHARE = 0.9

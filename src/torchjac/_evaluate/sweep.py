@@ -125,6 +125,14 @@ class Chunks:
                 MemoryBudgetWarning,
             )
 
+    def settled(self, total: int) -> int | None:
+        """Seeds per pass of a later sweep over as many, None for all at once."""
+        if self.passes <= 1:
+            return None
+        # Of passes that were measured one has two seeds, whether or not they are worth it.
+        size = self.largest if self.measures() else min(self._affordable(), self._cap)
+        return min(size, total)
+
     def halve(self, size: int) -> None:
         """Make every later pass at most half of `size`."""
         self._cap = max(1, size // 2)

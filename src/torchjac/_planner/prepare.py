@@ -334,7 +334,7 @@ def _first(structure: Structure, shop: _Workshop, choice: Choice) -> tuple[Struc
         entries = take_entries(scheme, shop.passes, chunks, certified=False)
     tell(request.api, choice.sides, chunks, chosen.bytes, chosen.name)
     sides = [
-        side._replace(chunk_size=request.chunk_size or (c.largest if c.passes > 1 else None))
+        side._replace(chunk_size=request.chunk_size or c.settled(side.seeds))
         for side, c in zip(choice.sides, chunks, strict=True)
     ]
     structure = replace(

@@ -25,11 +25,14 @@ from torchjac._planner.certificate import agree
 from torchjac._planner.machine import learn, machine_of
 from torchjac._planner.seeded import seeded_program
 from torchjac._planner.structure import Candidate, Request, Structure
+from torchjac._planner.timing import least_seconds, seconds_in_turns
 from torchjac.errors import FallbackWarning
 
 AUTO, EAGER = "auto", "eager"
-# Times are taken at least so often, then so long (longer to tune) or so often; the least counts.
-REPEATS, REPEATED_S, TUNED_S, MOST_REPEATS = 3, 2e-3, 2e-2, 100
+# A program is timed so long, longer to tune.
+REPEATED_S, TUNED_S = 2e-3, 2e-2
+# To tune, what seems to take at most so many times as long as the best is timed side by side.
+CLOSE = 2.0
 # A program that holds more than this, and so many times the entries, is slower than passes.
 MOST_WASTED, MOST_TIMES = 2**30, 32
 # What takes so many times longer replayed than another program is not compiled.
@@ -106,6 +109,8 @@ def with_programs(
     if request.tune:
         passes = replace(planned, predicted_s=_seconds(by_passes, values, request))
     made = _programs(site, passes)
+    if request.tune:
+        *made, (_, passes) = _side_by_side(site, [*made, _Made(None, passes)])
     ready = [m for m in made if m.direct is not None]
     if request.backend == AUTO:
         ready.append(_Made(None, passes))
@@ -330,7 +335,7 @@ def _tried(site: _Site, emitted: _Emitted, run: str | Direct) -> _Made:
         return _failed(site, name, "its first run", error)
     if not agree(found, values, site.structure.eps, site.structure.floor):
         return _Made(None, _candidate(site, name, inf, "gives other values: not used"))
-    seconds = _seconds(lambda: direct.nonzeros(leaves), values, site.request)
+    seconds = _seconds(partial(direct.nonzeros, leaves), values, site.request)
     ways = [] if emitted.name == "direct" or not emitted.how else [emitted.how]
     note = "; ".join([*ways, *[f"without {step}" for step in direct.form.left_out]])
     made = _candidate(site, name, seconds, note, emitted.once_s, direct.form.cost)
@@ -370,14 +375,23 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _seconds(run: Callable[[], Tensor], like: Tensor, request: Request) -> float:
-    times: list[float] = []
-    long_s = TUNED_S if request.tune else REPEATED_S
+def _side_by_side(site: _Site, made: Sequence[_Made]) -> list[_Made]:
+    """What was made, and last the passes, with better times for those that may be the fastest."""
+    enough_s = CLOSE * min([m.candidate.predicted_s for m in made])
+    close = [i for i, m in enumerate(made) if m.candidate.predicted_s <= enough_s]
+    if len(close) < 2:
+        return list(made)
+    leaves = tuple(site.leaves)
+    programs = [made[i].direct for i in close]
+    runs = [site.by_passes if d is None else partial(d.nonzeros, leaves) for d in programs]
     with torch.no_grad():
-        while len(times) < REPEATS or (sum(times) < long_s and len(times) < MOST_REPEATS):
-            began = perf_counter()
-            run()
-            if like.is_cuda:
-                torch.cuda.synchronize(like.device)
-            times.append(perf_counter() - began)
-    return min(times)
+        times = dict(zip(close, seconds_in_turns(runs, site.values.device), strict=True))
+    return [
+        m._replace(candidate=replace(m.candidate, predicted_s=times[i])) if i in times else m
+        for i, m in enumerate(made)
+    ]
+
+
+def _seconds(run: Callable[[], Tensor], like: Tensor, request: Request) -> float:
+    with torch.no_grad():
+        return least_seconds(run, like.device, TUNED_S if request.tune else REPEATED_S)
