@@ -170,6 +170,12 @@ def without_rich():
         return jacobian(square, x2(), progress=True)
 
 
+def without_autograd():
+    """Autograd switched off below what Python sees of it."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return jacobian(square, x2())
+
+
 def strict_inside_grad():
     return torch.func.grad(lambda x: jacobian(square, x, strict=True).sum())(x2())
 
@@ -375,6 +381,11 @@ CASES = {
             "random numbers",
             'strategy="reverse-mode"',
         ),
+    ),
+    "autograd is off": Case(
+        without_autograd,
+        errors.AutogradOffError,
+        ("autograd is off in this thread", "requires none", "torch.compile", "another thread"),
     ),
     # Strict mode
     "strict: no gradients": Case(
@@ -985,6 +996,7 @@ CLASSES = {
     ),
     errors.MixedSamplesError: (errors.ArgumentError, ValueError),
     errors.StrictError: (RuntimeError,),
+    errors.AutogradOffError: (RuntimeError,),
     errors.PatternError: (RuntimeError,),
     errors.PlanMismatchError: (errors.ArgumentError, ValueError, RuntimeError),
     errors.BranchError: (RuntimeError,),

@@ -42,6 +42,10 @@ class StrictError(TorchjacError, RuntimeError):
     """`strict=True` and an output does not depend on an input."""
 
 
+class AutogradOffError(TorchjacError, RuntimeError):
+    """Autograd records nothing in this thread, whatever is asked of it."""
+
+
 class PatternError(TorchjacError, RuntimeError):
     """The Jacobian has entries that the sparsity pattern lacks, or a coloring mixes them up."""
 

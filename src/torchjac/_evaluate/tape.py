@@ -23,6 +23,7 @@ from torchjac._torch import (
     refuse_wrong_batching,
     survey_graph,
 )
+from torchjac.errors import AutogradOffError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -163,14 +164,30 @@ def record(
 
     Returns:
         The tape.
+
+    Raises:
+        AutogradOffError: Autograd would record nothing.
     """
     with grad_recorded():
         leaves = tuple([leaf_of(t, create_graph) for t in signature.leaves])
         copies = [leaf.clone() for leaf in leaves]
+        _refuse_without_autograd(signature.api, copies)
         if watch is None:
             return Tape(leaves, signature.evaluate(copies))
         with watch:
             return Tape(leaves, signature.evaluate(copies))
+
+
+def _refuse_without_autograd(api: str, copies: Sequence[Tensor]) -> None:
+    """Refuse copies of leaves that autograd knows nothing of: all derivatives would be zero."""
+    if all([copy.requires_grad for copy in copies]):
+        return
+    raise AutogradOffError(
+        f"{api}: autograd is off in this thread, below `torch.no_grad`: a copy of an input that "
+        "requires gradients requires none. A call of `torch.compile` that fails inside of "
+        "torch.func leaves that behind, and a TorchDispatchMode is such a place. Go on in another "
+        "thread or process, or outside of the mode."
+    )
 
 
 def grad_recorded() -> AbstractContextManager[Any]:
