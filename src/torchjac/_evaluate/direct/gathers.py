@@ -6,7 +6,6 @@ index is changed instead, and axes are neither permuted nor interleaved.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from torchjac._evaluate.direct.spread import Builder
 from torchjac._linearize.program import LinearProgram, Node, Ref, Value
-from torchjac._linearize.simplify import trimmed
 
 aten = torch.ops.aten
 Places = NDArray[np.int64]
@@ -49,14 +47,7 @@ def put_directly(program: LinearProgram) -> LinearProgram:
         reordered = _reordered(selected, builder, made)
         builder.nodes.append(reordered)
         made.update({n: reordered for n in node.outputs if n is not None and uses[n] == 1})
-    nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, program.outputs)
-    return replace(
-        program,
-        nodes=tuple(nodes),
-        values=tuple(builder.values),
-        constants=builder.constants,
-        outputs=outputs,
-    )
+    return builder.rewritten(program, program.outputs)
 
 
 def _selected(node: Node, builder: Builder) -> Node:

@@ -1,7 +1,7 @@
 """A tensor as many: one for each place along its narrow axes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjac._evaluate.direct.scalars import narrowed
-from torchjac._linearize.program import Node, Ref, Value, map_refs, refs_in
+from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_refs, refs_in
+from torchjac._linearize.simplify import trimmed
 
 aten = torch.ops.aten
 Parts = NDArray[Any]
@@ -120,6 +121,25 @@ class Builder:
         self.values.append(Value(tuple(shape), dtype))
         self.nodes.append(Node(op, args, {}, (ref.number,)))
         return ref
+
+    def rewritten(self, program: LinearProgram, outputs: Sequence[int | None]) -> LinearProgram:
+        """A program with what was written down in place of its operations.
+
+        Args:
+            program: The one whose tensors these operations began with.
+            outputs: What its results are called here.
+
+        Returns:
+            The program, without what no result needs.
+        """
+        nodes, outputs = trimmed(self.nodes, self.values, self.constants, outputs)
+        return replace(
+            program,
+            nodes=tuple(nodes),
+            values=tuple(self.values),
+            constants=self.constants,
+            outputs=outputs,
+        )
 
     def narrowed(self, tensor: Tensor) -> Ref:
         """A new constant; axes along which it does not change have length one."""

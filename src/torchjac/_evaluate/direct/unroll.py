@@ -7,7 +7,6 @@ and what is left is operations on long vectors, which a compiler fuses into one 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from torchjac._evaluate.direct import narrow_sums as sums
 from torchjac._evaluate.direct.spread import NARROW, Spread
 from torchjac._evaluate.direct.writer import Writer
 from torchjac._linearize.program import LinearProgram, Node, Value, refs_in
-from torchjac._linearize.simplify import trimmed
 
 aten = torch.ops.aten
 # A program may become so many times as long.
@@ -93,17 +91,9 @@ def unrolled(program: LinearProgram, speed: Speed, device: torch.device) -> Line
         if len(writer.builder.nodes) > _MOST_TIMES * len(program.nodes) + 100:
             return program
     outputs = tuple([None if n is None else writer.whole(n).number for n in program.outputs])
-    builder = writer.builder
-    nodes, outputs = trimmed(builder.nodes, builder.values, builder.constants, outputs)
-    if _cost(nodes, builder.values, speed) > speed.enough * before:
-        return program
-    return replace(
-        program,
-        nodes=tuple(nodes),
-        values=tuple(builder.values),
-        constants=builder.constants,
-        outputs=outputs,
-    )
+    written = writer.builder.rewritten(program, outputs)
+    is_slower = _cost(written.nodes, written.values, speed) > speed.enough * before
+    return program if is_slower else written
 
 
 def _is_narrow(node: Node, values: Sequence[Value]) -> bool:
