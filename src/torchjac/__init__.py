@@ -11,6 +11,7 @@ from torchjac._api.jacobian import batch_jacobian, jacobian, jacobian_of, value_
 from torchjac._api.operator import JacobianOperator
 from torchjac._api.pattern import pattern
 from torchjac._api.plan import plan
+from torchjac._api.planned_laplacian import LaplacianPlan, plan_laplacian
 from torchjac._api.prepared import Plan
 from torchjac._api.products import gram, ntk
 from torchjac._coloring.coloring import Coloring
@@ -23,6 +24,7 @@ __all__ = [
     "Evaluation",
     "FactoredPlan",
     "JacobianOperator",
+    "LaplacianPlan",
     "Plan",
     "Report",
     "SparsityPattern",
@@ -47,6 +49,7 @@ __all__ = [
     "ntk",
     "pattern",
     "plan",
+    "plan_laplacian",
     "record",
     "testing",
     "trace",

@@ -28,7 +28,10 @@ from torchjac.errors import ShapeError
 
 @outside_inference_mode
 def laplacian_of(
-    signature: Signature, options: Options, batch: BatchDims | None, func: Callable[..., Any]
+    signature: Signature,
+    options: Options,
+    batch: BatchDims | None,
+    func: Callable[..., Any] | None,
 ) -> Tensor:
     """Sum of the second derivatives along every axis, for each output.
 
@@ -38,7 +41,7 @@ def laplacian_of(
         signature: A function of one tensor that returns one tensor.
         options: How.
         batch: Axes of independent samples, None for one point.
-        func: The user's function, to name the cause if samples mix.
+        func: The user's function, to name the cause if samples mix; None if that is settled.
 
     Returns:
         Shape of the output.
@@ -66,7 +69,8 @@ def laplacian_of(
         check_axis(
             signature.api, "the output", tape.outputs.tensors[0], "batch_dim", batch.outputs, size
         )
-        refuse_mixing(signature.api, func, tape, batch)
+        if func is not None:
+            refuse_mixing(signature.api, func, tape, batch)
     return _by_gradients(signature, options, tape, batch, func)
 
 
@@ -75,7 +79,7 @@ def _by_gradients(
     options: Options,
     tape: Linearized,
     batch: BatchDims | None,
-    func: Callable[..., Any],
+    func: Callable[..., Any] | None,
 ) -> Tensor:
     """The trace of the Jacobian of the gradient, one output component at a time."""
     output = tape.outputs.tensors[0]

@@ -1,0 +1,89 @@
+"""Seeds for the trace of a Hessian: coordinates that no output mixes share one.
+
+With a vector v of ones in some places, v^T H v is the sum of all H_ij between these places. If no
+two of them meet in H, it is the sum of their diagonal entries: a distance-1 coloring of the graph
+of H gives seeds whose products add up to the trace. Coordinates whose diagonal entry is zero
+throughout take no part.
+
+As an edge has two ends, no two of which may have one color, such a coloring is a column coloring
+at distance 2 of the matrix that has a row for each edge and entries at its ends.
+"""
+
+from math import inf
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchjac._coloring.select import color_pattern
+from torchjac._pattern.pattern import SparsityPattern
+
+Numbers = NDArray[np.int64]
+
+
+def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf) -> Tensor:
+    """Seeds whose quadratic forms add up to the trace.
+
+    Args:
+        hessian: Entries that can be nonzero, shape (n, n), in either triangle or both.
+        like: A tensor with the n coordinates.
+        most_bytes: What they may take.
+
+    Returns:
+        Shape (k, *S), with the dtype and device of `like`.
+
+    Raises:
+        NotImplementedError: They would take more.
+
+    >>> import numpy as np
+    >>> tridiagonal = np.eye(4) + np.eye(4, k=1)
+    >>> trace_seeds(SparsityPattern.from_dense(tridiagonal), torch.zeros(4)).tolist()
+    [[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
+    """
+    rows, columns = hessian.rows, hessian.indices
+    places = np.unique(rows[rows == columns])
+    if not len(places):
+        return like.new_zeros(0, *like.shape)
+    vertex = np.full(hessian.shape[0], -1, np.int64)
+    vertex[places] = np.arange(len(places))
+    one, other = vertex[rows], vertex[columns]
+    is_edge = (one != other) & (one >= 0) & (other >= 0)
+    colors = _colors(one[is_edge], other[is_edge], len(places))
+    count = int(colors.max()) + 1
+    refuse_many(count, like, most_bytes)
+    seeds = torch.zeros(count, like.numel(), dtype=like.dtype, device=like.device)
+    indices = [torch.from_numpy(part.astype(np.int64)).to(like.device) for part in (colors, places)]
+    seeds[tuple(indices)] = 1
+    return seeds.reshape(count, *like.shape)
+
+
+def _colors(one: Numbers, other: Numbers, count: int) -> Numbers:
+    """A color for each vertex, another one at both ends of each edge."""
+    if not len(one):
+        return np.zeros(count, np.int64)
+    edges = np.unique(np.minimum(one, other) * count + np.maximum(one, other))
+    ends = np.stack([edges // count, edges % count], 1).reshape(-1)
+    starts = np.arange(0, len(ends) + 1, 2)
+    incidence = SparsityPattern.from_csr((len(edges), count), starts, ends)
+    # In natural order the samples of a batch get the same seeds, so that what is computed from
+    # seeds alone is the same for all of them: worth more than looking for a better order.
+    plain = color_pattern(incidence, "column", orders=("natural",))
+    best = color_pattern(incidence, "column")
+    chosen = plain if plain.num_colors <= best.num_colors else best
+    return np.asarray(chosen.column_colors, np.int64)
+
+
+def refuse_many(count: int, like: Tensor, most_bytes: float) -> None:
+    """Refuse seeds that would not fit.
+
+    Args:
+        count: How many.
+        like: What each of them is like.
+        most_bytes: What they may take.
+
+    Raises:
+        NotImplementedError: They would take more.
+    """
+    if count * like.numel() * like.element_size() > most_bytes:
+        raise NotImplementedError(f"{count:,} seeds take more memory than may be used")
