@@ -80,43 +80,49 @@ def _is_of_function(
     def draw(tensor: Tensor) -> Tensor:
         return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
 
-    for _ in range(VECTORS):
-        v, u = draw(x), draw(like)
-        with torch.no_grad():
-            parts = (u * collapsed(second, x, v[None], like)).double()
-        found, size = parts.sum(), parts.abs().sum()
-        true, true_size = _by_double_backward(signature, x, u, v)
-        others = [_by_double_backward(signature, x, u, m * v)[0] / m**2 for m in MULTIPLES]
-        noise = torch.stack([(other - true).abs() for other in others]).max()
-        if not bool(true.isfinite() & true_size.isfinite()):
-            return None
-        allowed = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * torch.maximum(size, true_size)
-        floor = FLOOR_UNITS * eps * floor_of([like], [x]) * v.abs().sum()
-        if not bool((found - true).abs() <= allowed + floor + NOISE * noise):
-            return False
-    return True
+    # Several vectors at once: what is summed too early shows only then.
+    u, vectors = draw(like), torch.stack([draw(x) for _ in range(VECTORS)])
+    with torch.no_grad():
+        parts = (u * collapsed(second, x, vectors, like)).double()
+    found, size = parts.sum(), parts.abs().sum()
+    true, true_size = _by_double_backward(signature, x, u, vectors)
+    if not bool(true.isfinite() & true_size.isfinite()):
+        return None
+    others = [_by_double_backward(signature, x, u, m * vectors)[0] / m**2 for m in MULTIPLES]
+    noise = torch.stack([(other - true).abs() for other in others]).max()
+    allowed = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * torch.maximum(size, true_size)
+    floor = FLOOR_UNITS * eps * floor_of([like], [x]) * vectors.abs().sum()
+    return bool((found - true).abs() <= allowed + floor + NOISE * noise)
 
 
 def _by_double_backward(
-    signature: Signature, x: Tensor, u: Tensor, v: Tensor
+    signature: Signature, x: Tensor, u: Tensor, vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """v^T H v of the sum of the outputs weighed by u, and the sum of its parts' sizes."""
-    nothing = torch.zeros((), dtype=torch.float64, device=x.device)
+    """The sum of v^T H v of the outputs weighed by u, and the sum of its parts' sizes."""
+    parts = []
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = signature.replay([leaf.clone()]).tensors[0]
-        if not y.requires_grad:
-            return nothing, nothing
-        (gradient,) = torch.autograd.grad(
-            y, leaf, u, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        if not gradient.requires_grad:
-            return nothing, nothing
-        (product,) = torch.autograd.grad(
-            gradient, leaf, v, allow_unused=True, materialize_grads=True
-        )
-    parts = (product * v).double()
-    return parts.sum(), parts.abs().sum()
+        gradient = _gradient(y, leaf, u, create_graph=True)
+        for v in vectors:
+            parts.append((_gradient(gradient, leaf, v) * v).detach().double())
+    products = torch.stack(parts)
+    return products.sum(), products.abs().sum()
+
+
+def _gradient(y: Tensor, x: Tensor, seed: Tensor, *, create_graph: bool = False) -> Tensor:
+    if not y.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(
+        y,
+        x,
+        seed,
+        create_graph=create_graph,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return found
 
 
 def _keeps_with_signs(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchjac._evaluate.direct.byproducts import restored
 from torchjac._evaluate.direct.peephole import without_repetitions
 from torchjac._inputs.signature import Signature
 from torchjac._linearize.linearize import linearize
@@ -70,7 +71,7 @@ def second_order(signature: Signature, program: LinearProgram) -> SecondOrder:
         return SecondOrder(forward, {}, None)
     generator = torch.Generator().manual_seed(3)
     v = random_vector(forward.values[forward.tangents[0]], x.device, generator)
-    inner = _product(forward)
+    inner = _product(forward, x)
     once = signature._replace(
         call=inner, recall=inner, has_aux=False, is_arithmetic=False, beside=(v,)
     )
@@ -83,8 +84,9 @@ def second_order(signature: Signature, program: LinearProgram) -> SecondOrder:
     return _merged(twice, _memberships(twice, sources))
 
 
-def _product(program: LinearProgram) -> Callable[[Sequence[Tensor]], Any]:
+def _product(program: LinearProgram, x: Tensor) -> Callable[[Sequence[Tensor]], Any]:
     """The function (x, v) -> J(x) v of tensors."""
+    rules = restored(program, x)
     (output,) = [n for n in program.outputs if n is not None]
 
     def product(values: Sequence[Tensor]) -> Tensor:
@@ -92,6 +94,11 @@ def _product(program: LinearProgram) -> Callable[[Sequence[Tensor]], Any]:
         known = dict(program.constants) | dict(zip(starts, values, strict=True))
         for node in program.nodes:
             run_node(node, known, program)
+            if node in rules:
+                results = [None if n is None else known[n] for n in node.outputs]
+                args = map_refs(lambda ref: known[ref.number], node.args)
+                moving = zip(node.outputs, rules[node](args, results), strict=True)
+                known.update({n: result for n, result in moving if n is not None})
         return known[output]
 
     return product

@@ -126,6 +126,7 @@ class _Run:
         program = second.program
         place, vector = program.primals
         self._second = second
+        self._apart = _kept_apart(second)
         self._program = program
         self.known: dict[int, Any] = dict(program.constants) | {place: x}
         self._carried = {vector: _Carried(vector, seeds, None)}
@@ -141,17 +142,20 @@ class _Run:
         Raises:
             NotImplementedError: It cannot be carried out.
         """
-        carried = [n for n in node.inputs if n in self._carried]
-        if not carried:
+        degree = max([self._second.degree(n) for n in node.outputs])
+        of_second = [n for n in node.inputs if self._second.degree(n) == 2]
+        carried = [n for n in node.inputs if self._second.degree(n) == 1]
+        is_apart = not self._apart.isdisjoint(node.outputs)
+        if degree == 0 or (of_second and not carried and not is_apart):
             run_node(node, self.known, self._program)
             if any([n is not None and self.known[n] is None for n in node.outputs]):
                 raise NotImplementedError(f"{node.name} gives less without autograd")
-            return
-        if any([self._second.degree(n) == 2 for n in node.inputs]):
-            raise NotImplementedError(f"{node.name} joins first and second derivatives")
-        is_second = any([self._second.degree(n) == 2 for n in node.outputs])
-        if not (self._multiplies(node, carried) if is_second else self._scales(node, carried)):
-            self._batched(node, dict.fromkeys(carried), is_second=is_second)
+        elif of_second or is_apart:
+            self._batched(node, dict.fromkeys([*carried, *of_second]), is_second=True)
+        elif degree == 2 and not self._multiplies(node, carried):
+            self._batched(node, dict.fromkeys(carried), is_second=True)
+        elif degree == 1 and not self._scales(node, carried):
+            self._batched(node, dict.fromkeys(carried), is_second=False)
 
     def _scales(self, node: Node, carried: Sequence[int]) -> bool:
         """Take an operation for one on coefficients, if it is."""
@@ -208,7 +212,7 @@ class _Run:
                 raise NotImplementedError(f"{node.name} gives less without autograd")
             if is_second:
                 self.known[number] = result.sum(0)
-            else:
+            if not is_second or number in self._apart:
                 self._carried[number] = _Carried(number, result, None)
 
     def _full(self, number: int) -> Tensor:
@@ -232,6 +236,17 @@ class _Run:
         return node.op(*map_refs(fetch, node.args), **kwargs)
 
 
+def _kept_apart(second: SecondOrder) -> frozenset[int]:
+    """Tensors of second degree that are needed for each k: they meet some of first degree."""
+    found: set[int] = set()
+    for node in reversed(second.program.nodes):
+        degrees = {n: second.degree(n) for n in node.inputs}
+        is_needed = any([n in found for n in node.outputs])
+        if is_needed or {1, 2} <= set(degrees.values()):
+            found.update([n for n, degree in degrees.items() if degree == 2])
+    return frozenset(found)
+
+
 def _is_elementwise(node: Node) -> bool:
     return torch.Tag.pointwise in getattr(node.op, "tags", ())
 
@@ -245,7 +260,8 @@ def _lifted(stacked: Tensor, axes: int) -> Tensor:
 def _random(stacked: Tensor, seed: int) -> Tensor:
     """A vector like those that are stacked."""
     generator = torch.Generator().manual_seed(seed)
-    vector = torch.rand(stacked.shape[1:], generator=generator, dtype=torch.float64) + 0.5
+    dtype = torch.complex128 if stacked.is_complex() else torch.float64
+    vector = torch.randn(stacked.shape[1:], generator=generator, dtype=dtype)
     return vector.to(stacked.device, stacked.dtype)
 
 
