@@ -23,7 +23,9 @@ from torchjac._planner.elsewhere import moved
 VECTORS, SIGNS = 2, 3
 # Rounding of v^T H v: in units of the precision, and at most; multiples of v show more of it.
 ROUNDING_UNITS, ROUNDING_CAP, FLOOR_UNITS = 1e4, 1e-2, 100.0
-MULTIPLES, NOISE = (3.0, 5.0), 100.0
+MULTIPLES, NOISE = (3.0, 5.0), 10.0
+# Below this precision rounding hides what is looked for.
+COARSEST = 1e-4
 
 Run = Callable[[Tensor], Tensor]
 
@@ -44,6 +46,8 @@ def fault_of(
     Returns:
         In words; empty if nothing is.
     """
+    if eps > COARSEST:
+        return "its precision is too low to certify second derivatives"
     (x,) = signature.leaves
     certified = False
     for k, point in enumerate([x.detach(), *_elsewhere(second, x)]):
@@ -90,9 +94,11 @@ def _is_of_function(
         return None
     others = [_by_double_backward(signature, x, u, m * vectors)[0] / m**2 for m in MULTIPLES]
     noise = torch.stack([(other - true).abs() for other in others]).max()
-    allowed = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * torch.maximum(size, true_size)
+    size = torch.maximum(size, true_size)
+    allowed = min(ROUNDING_UNITS * eps, ROUNDING_CAP) * size
+    allowed = torch.maximum(allowed, torch.minimum(NOISE * noise, ROUNDING_CAP * size))
     floor = FLOOR_UNITS * eps * floor_of([like], [x]) * vectors.abs().sum()
-    return bool((found - true).abs() <= allowed + floor + NOISE * noise)
+    return bool((found - true).abs() <= allowed + floor)
 
 
 def _by_double_backward(

@@ -20,6 +20,8 @@ from torchjac._coloring.select import color_pattern
 from torchjac._pattern.pattern import SparsityPattern
 
 Numbers = NDArray[np.int64]
+# With more edges, to try more orders takes longer than a few seeds would.
+FEW_EDGES = 200_000
 
 
 def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf) -> Tensor:
@@ -41,15 +43,16 @@ def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf)
     >>> trace_seeds(SparsityPattern.from_dense(tridiagonal), torch.zeros(4)).tolist()
     [[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     """
+    hessian = hessian.symmetrized()
     rows, columns = hessian.rows, hessian.indices
     places = np.unique(rows[rows == columns])
     if not len(places):
         return like.new_zeros(0, *like.shape)
     vertex = np.full(hessian.shape[0], -1, np.int64)
     vertex[places] = np.arange(len(places))
-    one, other = vertex[rows], vertex[columns]
-    is_edge = (one != other) & (one >= 0) & (other >= 0)
-    colors = _colors(one[is_edge], other[is_edge], len(places))
+    above = rows < columns
+    ends = np.stack([vertex[rows[above]], vertex[columns[above]]], 1)
+    colors = _colors(ends[(ends >= 0).all(1)], len(places))
     count = int(colors.max()) + 1
     refuse_many(count, like, most_bytes)
     seeds = torch.zeros(count, like.numel(), dtype=like.dtype, device=like.device)
@@ -58,20 +61,21 @@ def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf)
     return seeds.reshape(count, *like.shape)
 
 
-def _colors(one: Numbers, other: Numbers, count: int) -> Numbers:
+def _colors(edges: Numbers, count: int) -> Numbers:
     """A color for each vertex, another one at both ends of each edge."""
-    if not len(one):
+    if 2 * len(edges) == count * (count - 1):  # all meet
+        return np.arange(count)
+    if not len(edges):
         return np.zeros(count, np.int64)
-    edges = np.unique(np.minimum(one, other) * count + np.maximum(one, other))
-    ends = np.stack([edges // count, edges % count], 1).reshape(-1)
-    starts = np.arange(0, len(ends) + 1, 2)
-    incidence = SparsityPattern.from_csr((len(edges), count), starts, ends)
+    starts = np.arange(0, edges.size + 1, 2)
+    incidence = SparsityPattern((len(edges), count), starts, edges.reshape(-1).astype(np.int32))
     # In natural order the samples of a batch get the same seeds, so that what is computed from
     # seeds alone is the same for all of them: worth more than looking for a better order.
-    plain = color_pattern(incidence, "column", orders=("natural",))
-    best = color_pattern(incidence, "column")
-    chosen = plain if plain.num_colors <= best.num_colors else best
-    return np.asarray(chosen.column_colors, np.int64)
+    best = color_pattern(incidence, "column", orders=("natural",))
+    if len(edges) <= FEW_EDGES:
+        other = color_pattern(incidence, "column")
+        best = other if other.num_colors < best.num_colors else best
+    return np.asarray(best.column_colors, np.int64)
 
 
 def refuse_many(count: int, like: Tensor, most_bytes: float) -> None:
