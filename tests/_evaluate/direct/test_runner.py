@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests._evaluate.direct.emitted import emitted
-from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct, storing
 from torchjac.testing import scenario
 
 # A compiled program is kept by PyTorch, whose caches and workers warn of their own affairs.
@@ -46,6 +46,17 @@ def test_a_refill_gives_what_a_new_evaluation_gives(function) -> None:
     nonzeros = run.nonzeros([one])
     run.refill(nonzeros, [other])
     torch.testing.assert_close(nonzeros, run.nonzeros([other]), rtol=1e-13, atol=1e-13)
+
+
+def test_a_refill_takes_constants_that_are_one_tensor() -> None:
+    root, graph = torch.nn.Module(), torch.fx.Graph()
+    x, number = graph.placeholder("x"), torch.tensor(3.0)
+    for name in ("first", "second"):
+        root.register_buffer(name, number)
+        x = graph.call_function(torch.ops.aten.mul.Tensor, (x, graph.get_attr(name)))
+    graph.output(x)
+    run = storing(torch.fx.GraphModule(root, graph), None)
+    assert torch.equal(run(torch.zeros(2), torch.tensor([1.0, 2.0])), torch.tensor([9.0, 18.0]))
 
 
 def test_a_refill_leaves_constant_entries_alone() -> None:

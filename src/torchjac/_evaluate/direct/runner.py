@@ -165,7 +165,7 @@ def storing(varying: fx.GraphModule, targets: Tensor | slice | None) -> fx.Graph
     root, graph = torch.nn.Module(), fx.Graph()
     nonzeros = graph.placeholder("nonzeros")
     values: Any = graph.graph_copy(varying.graph, {})
-    for name, constant in varying.named_buffers():
+    for name, constant in varying.named_buffers(remove_duplicate=False):
         root.register_buffer(name, constant)
     if isinstance(targets, Tensor):
         root.register_buffer("targets", targets)

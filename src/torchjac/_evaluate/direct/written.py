@@ -144,7 +144,8 @@ def graph_of(
     def fetch(ref: Ref) -> fx.Node:
         if ref.number not in made:
             name = f"constant{ref.number}"
-            root.register_buffer(name, constants[ref.number])
+            # A result must not carry a graph that leads to a weight.
+            root.register_buffer(name, constants[ref.number].detach())
             made[ref.number] = graph.get_attr(name)
         return made[ref.number]
 
