@@ -4,13 +4,15 @@
 """
 
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import nn
 
 from tests.mistaken import WronglyBatched, WrongProduct
-from torchjac import errors, gram, ntk
+from torchjac import errors, gram, ntk, plan_laplacian
 from torchjac._api.operator import JacobianOperator
+from torchjac._evaluate.direct import runner
 
 Refusal = tuple[Callable[[], object], type[Exception], str]
 
@@ -73,7 +75,55 @@ def times(operand: object, *, left: bool = False) -> object:
     return operand @ operator if left else operator @ operand  # pyright: ignore
 
 
+def compiled_laplacian() -> object:
+    with mock.patch.object(runner, "compiled", side_effect=RuntimeError("no C++ compiler")):
+        return plan_laplacian(torch.sin, X, backend="inductor")
+
+
+def changing_laplacian() -> object:
+    net = linear()
+    made = plan_laplacian(net, BATCH)
+    with torch.no_grad():
+        net.weight.mul_(2)  # pyright: ignore[reportCallIssue]
+    return made(BATCH)
+
+
 REFUSED: list[Refusal] = [
+    (
+        lambda: plan_laplacian(torch.sin, (X,)),  # pyright: ignore[reportArgumentType]
+        errors.ArgumentTypeError,
+        "plan_laplacian: `inputs` must be one Tensor, got <class 'tuple'>.",
+    ),
+    (
+        lambda: plan_laplacian(lambda x: (x, x), X),
+        errors.ShapeError,
+        "plan_laplacian: `func` must return one tensor, got 2.",
+    ),
+    (
+        lambda: torch.vmap(lambda x: plan_laplacian(torch.sin, x)(x))(BATCH),
+        errors.ArgumentError,
+        "plan_laplacian: a plan cannot be made inside vmap, grad, vjp or jvp of torch.func. Make "
+        "it outside, or use `torchjac.laplacian`.",
+    ),
+    (
+        lambda: plan_laplacian(lambda x: x**2 * torch.rand(3), X),
+        errors.FallbackWarning,
+        "plan_laplacian: there is no program for the Laplacian of this function: it draws random "
+        "numbers, or changes buffers. The plan computes it by passes of reverse mode, one axis at "
+        "a time.",
+    ),
+    (
+        compiled_laplacian,
+        errors.FallbackWarning,
+        "plan_laplacian: the program is replayed, not run by 'inductor', which said RuntimeError: "
+        "no C++ compiler.",
+    ),
+    (
+        changing_laplacian,
+        errors.BranchWarning,
+        "plan_laplacian: what the function holds has changed since its program was found. It is "
+        "computed by passes now, and gets another program once the same state is met in two calls.",
+    ),
     (
         lambda: JacobianOperator([]),
         errors.ArgumentError,

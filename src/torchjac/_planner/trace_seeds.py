@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjac._coloring.select import color_pattern
+from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._pattern.pattern import SparsityPattern
 
 Numbers = NDArray[np.int64]
@@ -36,7 +37,7 @@ def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf)
         Shape (k, *S), with the dtype and device of `like`.
 
     Raises:
-        NotImplementedError: They would take more.
+        TooManyDerivativesError: They would take more.
 
     >>> import numpy as np
     >>> tridiagonal = np.eye(4) + np.eye(4, k=1)
@@ -87,7 +88,8 @@ def refuse_many(count: int, like: Tensor, most_bytes: float) -> None:
         most_bytes: What they may take.
 
     Raises:
-        NotImplementedError: They would take more.
+        TooManyDerivativesError: They would take more.
     """
     if count * like.numel() * like.element_size() > most_bytes:
-        raise NotImplementedError(f"{count:,} seeds take more memory than may be used")
+        reason = f"{count:,} seeds take more memory than may be used"
+        raise TooManyDerivativesError(reason)
