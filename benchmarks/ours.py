@@ -10,7 +10,7 @@ import torch
 
 import torchjac
 from benchmarks.contender import Contender, Ready, UnableError, as_it_is, same
-from benchmarks.model import BACKENDS, PLAN, REFILL, TORCHJAC
+from benchmarks.model import BACKENDS, INDUCTOR, PLAN, REFILL, REPLAY, TORCHJAC
 from benchmarks.problems import Problem
 
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -20,12 +20,7 @@ SPENT = re.compile(r"([a-z][a-z -]*) ([\d.]+) (us|ms|s)\b")
 def contenders(problem: Problem) -> Iterator[Contender]:
     """Every way of torchjac to the answer, the plan first."""
     if problem.kind == "laplacian":
-        yield Contender(
-            TORCHJAC,
-            "laplacian",
-            as_it_is(lambda: torchjac.laplacian(problem.func, problem.x, batch_dim=0)),
-            form=lambda answer: answer.squeeze(-1),
-        )
+        yield from _laplacians(problem)
     elif problem.kind == "ntk":
         yield Contender(
             TORCHJAC, "ntk", as_it_is(lambda: torchjac.ntk(problem.func, problem.x, problem.x))
@@ -56,6 +51,31 @@ def _plans(problem: Problem) -> Iterator[Contender]:
         yield Contender(TORCHJAC, REFILL, lambda: _refill(problem, compiled))
     # Last, so that what the compiler costs is told where it is asked for.
     yield Contender(TORCHJAC, PLAN, lambda: _plan(problem, [], **options, **_tuned()), form=form)
+
+
+def _laplacians(problem: Problem) -> Iterator[Contender]:
+    """Plans of a Laplacian, and the call that needs none."""
+    func, x = problem.func, problem.x
+
+    def ready(**options: Any) -> Ready:
+        began = time.perf_counter()
+        plan = torchjac.plan_laplacian(func, x, **options)
+        whole_s = time.perf_counter() - began
+        if not plan.method.endswith(options.get("backend", "")):
+            raise UnableError(f"fell back to {plan.method}")
+        once = spent(str(plan))
+        once["other"] = max(0.0, whole_s - sum(once.values()))
+        return Ready(lambda: plan(x), once, f"{plan.method}: {plan.seeds} seeds")
+
+    def form(answer: torch.Tensor) -> torch.Tensor:
+        return answer.squeeze(-1)
+
+    for way in (REPLAY, INDUCTOR):
+        backend = way.rpartition(" ")[2]
+        yield Contender(TORCHJAC, way, lambda b=backend: ready(backend=b), form=form)
+    call = as_it_is(lambda: torchjac.laplacian(func, x, batch_dim=0))
+    yield Contender(TORCHJAC, "laplacian", call, form=form)
+    yield Contender(TORCHJAC, PLAN, lambda: ready(tune=True), form=form)
 
 
 def _is_hessian(problem: Problem) -> bool:

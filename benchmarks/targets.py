@@ -195,8 +195,12 @@ def _behind(row: Row) -> Iterator[Verdict]:
     yield Verdict("the plan against its best backend", where, factor, 1 / HARDLY_BEHIND)
     if row.kind == "sparse":
         return
-    compiled = [m for m in row.peers if m.library == FUNC and m.is_compiled]
-    if compiled:
+    of_func = [m for m in row.peers if m.library == FUNC]
+    compiled = [m for m in of_func if m.is_compiled]
+    if row.kind == "laplacian":
+        promise = "against the best of torch.func"
+        yield Verdict(promise, where, speedup(chosen, of_func), 1 / HARDLY_BEHIND)
+    elif compiled:
         promise = "against the best compiled jacrev or jacfwd"
         yield Verdict(promise, where, speedup(chosen, compiled), 1 / HARDLY_BEHIND)
     if row.family in ("plain", "tutorial"):

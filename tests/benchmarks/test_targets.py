@@ -124,6 +124,15 @@ def test_a_waist_is_held_against_the_best_compiled_transform_alone() -> None:
     assert (verdict.value, verdict.met) == (4.0, True)
 
 
+def test_a_laplacian_is_held_against_the_best_of_the_transforms() -> None:
+    ways = [("hessian, compiled", 1.0), ("hessian", 0.9)]
+    peers = [measured(FUNC, way, time_s) for way, time_s in ways]
+    found = verdicts(row("laplacian/3", [measured(TORCHJAC, PLAN, 0.5), *peers], kind="laplacian"))
+    verdict = found["against the best of torch.func"]
+    assert (verdict.value, verdict.limit) == (1.8, pytest.approx(1 / 1.1))
+    assert "against the best compiled jacrev or jacfwd" not in found
+
+
 def test_a_batch_given_whole_is_held_against_both() -> None:
     contenders = [measured(TORCHJAC, PLAN, 1.0), measured(FUNC, "jacrev", 90.0)]
     contenders += [measured(HAND, "vmap(jacrev)", 0.5), measured(HAND, "another", 0.1)]

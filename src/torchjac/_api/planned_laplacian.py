@@ -18,6 +18,7 @@ from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
 from torchjac._planner.call import Call, World
+from torchjac._planner.explain import time_in_words
 from torchjac._planner.fit import Fit, fit_of
 from torchjac._planner.laplacian import Laplacian, find_laplacian
 from torchjac._planner.structure import Request
@@ -158,12 +159,12 @@ class LaplacianPlan:
             yield "program", f"{form.operations:,} operations{without}"
             yield "certified", "by double backward, and by other signs of the seeds"
         for timed in found.candidates:
-            yield "timed", f"{timed.name}: {timed.seconds * 1e3:.3g} ms"
+            yield "timed", f"{timed.name}: {time_in_words(timed.seconds)}"
         if found.batch is not None:
             a, b = found.batch.outputs, found.batch.inputs
             yield "axes", f"output axis {a} and input axis {b} never mix"
         times = ("trace", found.trace_s), ("pattern", found.pattern_s), ("program", found.program_s)
-        yield "prepared in", ", ".join([f"{name} {s * 1e3:.3g} ms" for name, s in times])
+        yield "prepared in", ", ".join([f"{name} {time_in_words(s)}" for name, s in times])
 
 
 def plan_laplacian(

@@ -144,7 +144,7 @@ def _times(main: Structure) -> str:
     times = [("trace", found.trace_s), ("pattern", found.pattern_s), ("coloring", main.coloring_s)]
     if main.emit_s:
         times.append(("program", main.emit_s))
-    return ", ".join([f"{name} {_time(seconds)}" for name, seconds in times])
+    return ", ".join([f"{name} {time_in_words(seconds)}" for name, seconds in times])
 
 
 def _separable(core: Core) -> list[tuple[int, int]]:
@@ -187,11 +187,22 @@ def _cells(c: Candidate) -> tuple[str, ...]:
         moved, launches = human(c.cost.moved_bytes), f"{c.cost.launches:,}"
         work = f"{c.cost.work / 1e6:,.3g}"
     seeds = str(c.seeds or "-")
-    once = _time(c.once_s) if c.once_s else "-"
-    return seeds, human(c.bytes), moved, work, launches, once, _time(c.predicted_s)
+    once = time_in_words(c.once_s) if c.once_s else "-"
+    return seeds, human(c.bytes), moved, work, launches, once, time_in_words(c.predicted_s)
 
 
-def _time(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """A time with its unit.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        Three digits; a dash if it is infinite.
+
+    >>> time_in_words(0.00251), time_in_words(0.25)
+    ('2.51 ms', '250 ms')
+    """
     if isinf(seconds):
         return "-"
     for unit, name in ((1.0, "s"), (1e-3, "ms")):
