@@ -304,3 +304,29 @@ def test_inputs_that_the_function_writes_to():
     scratch = y_at() * 3
     torch.testing.assert_close(dense(plan((scratch, y_at()))), torch.diag(12 * y_at() ** 2))
     torch.testing.assert_close(scratch, y_at() * 3)
+
+
+@pytest.mark.parametrize("backend", ["eager", "replay"])
+@pytest.mark.parametrize("wrt", [(1, 0), (2, 0), (2, 1, 0), (1, 2, 0), (1,), (0, 2)], ids=str)
+def test_inputs_are_taken_in_the_order_of_wrt(wrt, backend):
+    def func(x, y, z):
+        return x**2 * y + z.sin() * x
+
+    def at(shift):
+        return tuple([y_at() + k + shift for k in range(3)])
+
+    plan = torchjac.plan(func, at(0.0), wrt=wrt, backend=backend, layout=torch.strided)
+    for shift in (0.0, 0.5, 1.0):  # from the second call on in a shorter way
+        expected = jacrev(func, wrt)(*at(shift))
+        torch.testing.assert_close(plan(at(shift)), expected)
+
+
+def test_one_tensor_given_twice_is_two_inputs():
+    def func(x, y):
+        return x**2 * y
+
+    here = y_at()
+    for wrt in (0, 1, (1, 0)):
+        plan = torchjac.plan(func, (here, here), wrt=wrt, backend="replay", layout=torch.strided)
+        for given in ((here, here), (here, 2 * here), (3 * here, here)):
+            torch.testing.assert_close(plan(given), jacrev(func, wrt)(*given))

@@ -206,7 +206,7 @@ def make(
     world = call.world(inputs, signature)
     request = settled(request, given, world)
     made = prepare(of_order(signature, request.order), request, options, given, call.buffers())
-    fit = fit_of(inputs, leaves)
+    fit = fit_of(inputs, leaves, signature.positions)
     core = Core(call, request, given, fit, Known(made.structure, world))
     if request.backend not in ("auto", "eager") and made.structure.needs_passes:
         warn(

@@ -42,6 +42,7 @@ class Signature(NamedTuple):
     it leaves the buffers of a module (the running means of batch norm) as they are. Where
     `is_arithmetic` holds, `call` does nothing that must be watched. `beside` are the other tensors
     of numbers among the inputs: whoever calls may give others in their place, after the leaves.
+    `positions` tells where the leaves stand among all leaves of the inputs, if they are there.
     """
 
     api: str
@@ -53,6 +54,7 @@ class Signature(NamedTuple):
     holomorphic: bool
     is_arithmetic: bool = False
     beside: tuple[Tensor, ...] = ()
+    positions: tuple[int, ...] = ()
 
     def evaluate(self, leaves: Sequence[Tensor]) -> Outputs:
         """Evaluate the function the first time."""
@@ -120,12 +122,13 @@ def bind(
         return Signature(api, leaves, call, call, nest, has_aux, holomorphic, beside=beside)
     if wrt is None and _is_flat(inputs):  # nothing to look up, and the common case
         (leaves, fill, nest), beside = _bind_flat(inputs), ()
+        positions = tuple(range(len(leaves)))
         arithmetic = all(map(has_numbers, leaves)) and is_arithmetic(func)
     else:
         arithmetic = False
         selection = select(api, func, inputs, wrt)
         leaves, fill, nest = selection.leaves, selection.fill, selection.nest
-        beside = selection.beside
+        beside, positions = selection.beside, selection.positions
     _check_leaves(api, inputs, leaves, holomorphic)
     return Signature(
         api,
@@ -137,6 +140,7 @@ def bind(
         holomorphic,
         arithmetic,
         beside,
+        positions,
     )
 
 

@@ -22,7 +22,7 @@ class Fit:
         leaves: Shape, dtype and device of each tensor, the type of anything else.
         names: Path of each.
         selected: Likewise of the tensors that are differentiated.
-        places: Where these are among the leaves, if each is in one place only.
+        places: Where these are among the leaves, none if they are not there.
     """
 
     tree: Any
@@ -61,7 +61,7 @@ class Fit:
                 return None
             if leaf.layout is not torch.strided:
                 return None
-        if not self.beside:
+        if self.is_all_in_order:
             return leaves, ()
         return [leaves[k] for k in self.places], [leaves[k] for k in self.beside]
 
@@ -70,6 +70,11 @@ class Fit:
         """Whether the inputs are a tuple of tensors of numbers."""
         flat = pytree.tree_structure((0,) * len(self.leaves))
         return self.tree == flat and all(map(_is_of_numbers, self.leaves))
+
+    @cached_property
+    def is_all_in_order(self) -> bool:
+        """Whether all leaves are differentiated, and in their order."""
+        return self.places == tuple(range(len(self.leaves)))
 
     @cached_property
     def beside(self) -> tuple[int, ...]:
@@ -97,28 +102,21 @@ class Fit:
         )
 
 
-def fit_of(inputs: Any, selected: Sequence[Tensor]) -> Fit:
+def fit_of(inputs: Any, selected: Sequence[Tensor], places: tuple[int, ...] = ()) -> Fit:
     """What a call with these inputs looks like.
 
     Args:
         inputs: As the user gave them.
         selected: The tensors that are differentiated.
+        places: Where these stand among all leaves of the inputs.
 
     Returns:
         The description.
     """
     tree, leaves = _flat(inputs)
     names = [".".join(path) for path, _ in leaves_with_paths(inputs)]
-    places = tuple([k for leaf in selected for k, other in enumerate(leaves) if other is leaf])
-    if len(selected) == len(leaves):
-        places = tuple(range(len(leaves)))
-    return Fit(
-        tree,
-        tuple(map(_kind, leaves)),
-        tuple(names),
-        tuple(map(_kind, selected)),
-        places if len(places) == len(selected) else (),
-    )
+    kinds, chosen = tuple(map(_kind, leaves)), tuple(map(_kind, selected))
+    return Fit(tree, kinds, tuple(names), chosen, places)
 
 
 def _flat(inputs: Any) -> tuple[Any, Sequence[Any]]:
