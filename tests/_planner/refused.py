@@ -3,6 +3,7 @@
 `tests/test_messages.py` runs them.
 """
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +44,11 @@ def growing() -> object:
     made = plan(lambda x: x[: size[0]], X, strategy="reverse-mode")
     size[0] = 3
     return made(X)
+
+
+def pickled_with_a_module() -> object:
+    net = torch.nn.Linear(3, 2)
+    return pickle.dumps(plan(lambda x: net(x), X, wrt=net))
 
 
 def inside_vmap() -> object:
@@ -117,6 +123,13 @@ def with_a_wrong_rule() -> object:
 
 
 REFUSED: list[Refusal] = [
+    (
+        pickled_with_a_module,
+        errors.ArgumentError,
+        "plan: a plan with wrt=module cannot be pickled for the plain function "
+        "'pickled_with_a_module.<locals>.<lambda>': expected the module itself, or an object that "
+        "holds it, for it would come back with another module than the function uses.",
+    ),
     (
         lambda: plan(torch.sin, X, pattern=torch.eye(3)),
         errors.ArgumentTypeError,

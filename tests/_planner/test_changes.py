@@ -127,6 +127,16 @@ def test_a_copied_plan_trusts_nothing():
     assert_right(plan(Y), torch.tanh, Y)
 
 
+def test_a_copied_plan_differentiates_by_the_module_that_its_function_uses():
+    net = torch.nn.Linear(6, 2, dtype=torch.float64)
+    for func in (net, lambda x: net(x), net.forward):
+        plan = torchjac.plan(func, X, wrt=net, layout=torch.strided)
+        found, expected = copy.deepcopy(plan)(Y), torchjac.jacobian(net, Y, wrt=net)
+        assert found.keys() == expected.keys()
+        for name, block in found.items():
+            torch.testing.assert_close(block, expected[name])
+
+
 # Whether forward mode is taken, which PyTorch cannot batch here, is a question of speed.
 @pytest.mark.filterwarnings("ignore::torchjac.errors.FallbackWarning")
 def test_functions_that_read_memory_by_its_place():

@@ -1,6 +1,8 @@
 """A function as a plan calls it, and all that it can read besides what is differentiated."""
 
+import copy
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torchjac._inputs.modules import Buffers, has_buffers
 from torchjac._inputs.signature import Signature, Wrt, bind
 from torchjac._inputs.state import State, state_of
 from torchjac._torch import pytree
+from torchjac.errors import ArgumentError
 
 
 class World(NamedTuple):
@@ -87,6 +90,23 @@ class Call(NamedTuple):
         if beside and not world.beside.still_holds(list(beside), leaves):
             return False
         return world.function.still_holds(self.func, self._apart())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Call":
+        """A copy of the function, and of the module; not of that which a plain function knows."""
+        # Such a function stays as it is, and goes on with the module that it uses.
+        func = copy.deepcopy(self.func, memo)
+        wrt = self.wrt if func is self.func else copy.deepcopy(self.wrt, memo)
+        return self._replace(func=func, wrt=wrt)
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled with a module that the function would not find again."""
+        if isinstance(self.wrt, torch.nn.Module) and isinstance(self.func, FunctionType):
+            raise ArgumentError(
+                "plan: a plan with wrt=module cannot be pickled for the plain function "
+                f"{self.func.__qualname__!r}: expected the module itself, or an object that holds "
+                "it, for it would come back with another module than the function uses."
+            )
+        return Call, tuple(self)
 
     def _apart(self) -> Sequence[Tensor]:
         return list(self.wrt.parameters()) if isinstance(self.wrt, torch.nn.Module) else ()
