@@ -355,6 +355,43 @@ def test_samples_go_together_by_passes_too():
     torch.testing.assert_close(result, torchjac.laplacian(net, x, batch_dim=0))
 
 
+def test_samples_that_mix_on_another_branch():
+    def func(x):
+        y = x**3 if x.sum() > 0 else x**3 * x.mean()
+        return y.sum(1)
+
+    x = BATCH.abs()
+    plan = fallen_back(func, x, "it reads values")
+    assert "never mix" in str(plan)
+    for point in (x, -x):
+        torch.testing.assert_close(plan(point), by_double_backward(func, point))
+
+
+def test_samples_that_mix_once_the_function_has_changed():
+    held = {"mixes": False}
+
+    def func(x):
+        return (x**3).sum(1) * (x.mean() if held["mixes"] else 1)
+
+    plan = torchjac.plan_laplacian(func, BATCH)
+    held["mixes"] = True
+    with pytest.warns(BranchWarning):
+        torch.testing.assert_close(plan(BATCH), by_double_backward(func, BATCH))
+    torch.testing.assert_close(plan(BATCH), by_double_backward(func, BATCH))
+
+
+def test_an_output_of_another_shape_once_the_function_has_changed():
+    held = {"is_long": True}
+
+    def func(x):
+        return (x**3).sum(1) if held["is_long"] else (x**3).sum()
+
+    plan = torchjac.plan_laplacian(func, BATCH)
+    held["is_long"] = False
+    with pytest.warns(BranchWarning):
+        torch.testing.assert_close(plan(BATCH), 6 * BATCH.sum())
+
+
 def test_samples_along_different_axes_of_input_and_output():
     net, x = perceptron(nn.Tanh()), points(4, 3)
     plan = torchjac.plan_laplacian(lambda x: net(x).mT, x, backend="eager")

@@ -85,7 +85,7 @@ class LaplacianPlan:
         direct = found.direct
         if direct is None or create_graph or inside_transform():
             options = Options(create_graph, memory=self._request.memory, allow_constant=True)
-            return found.by_passes(self._call.bind(API, inputs), options)
+            return found.by_passes(self._call.bind(API, inputs), options, self._call.func)
         with torch.no_grad():
             return direct.nonzeros([leaf.detach() for leaf in leaves])
 

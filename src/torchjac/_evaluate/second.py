@@ -31,7 +31,7 @@ def laplacian_of(
     signature: Signature,
     options: Options,
     batch: BatchDims | None,
-    func: Callable[..., Any] | None,
+    func: Callable[..., Any],
 ) -> Tensor:
     """Sum of the second derivatives along every axis, for each output.
 
@@ -41,7 +41,7 @@ def laplacian_of(
         signature: A function of one tensor that returns one tensor.
         options: How.
         batch: Axes of independent samples, None for one point.
-        func: The user's function, to name the cause if samples mix; None if that is settled.
+        func: The user's function, to name the cause if samples mix.
 
     Returns:
         Shape of the output.
@@ -69,8 +69,7 @@ def laplacian_of(
         check_axis(
             signature.api, "the output", tape.outputs.tensors[0], "batch_dim", batch.outputs, size
         )
-        if func is not None:
-            refuse_mixing(signature.api, func, tape, batch)
+        refuse_mixing(signature.api, func, tape, batch)
     return _by_gradients(signature, options, tape, batch, func)
 
 
@@ -79,7 +78,7 @@ def _by_gradients(
     options: Options,
     tape: Linearized,
     batch: BatchDims | None,
-    func: Callable[..., Any] | None,
+    func: Callable[..., Any],
 ) -> Tensor:
     """The trace of the Jacobian of the gradient, one output component at a time."""
     output = tape.outputs.tensors[0]

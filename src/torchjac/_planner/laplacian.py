@@ -1,11 +1,12 @@
 """A Laplacian as a program: found, emitted, certified, and timed where that is asked for."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ from torchjac._planner.second_certificate import fault_of
 from torchjac._planner.structure import Request
 from torchjac._planner.timing import seconds_in_turns
 from torchjac._planner.trace_seeds import refuse_many, trace_seeds
-from torchjac._torch import coarsest_eps
-from torchjac.errors import FallbackWarning, MemoryBudgetError, ShapeError
+from torchjac._torch import coarsest_eps, inside_transform
+from torchjac.errors import FallbackWarning, MemoryBudgetError, MixedSamplesError, ShapeError
 
 
 class Timed(NamedTuple):
@@ -74,17 +75,22 @@ class Laplacian:
     pattern_s: float = 0.0
     program_s: float = 0.0
 
-    def by_passes(self, signature: Signature, options: Options) -> Tensor:
+    def by_passes(self, signature: Signature, options: Options, func: Any) -> Tensor:
         """The Laplacian by passes of reverse mode, one axis at a time.
 
         Args:
             signature: The function, and where.
             options: How.
+            func: The user's function. On another branch, or with what it holds now, its samples
+                may mix, which is looked at each time.
 
         Returns:
             Shape of the output.
         """
-        return laplacian_of(signature, options, self.batch, None)
+        if self.batch is not None and not inside_transform():
+            with suppress(MixedSamplesError, ShapeError):
+                return laplacian_of(signature, options, self.batch, func)
+        return laplacian_of(signature, options, None, func)
 
 
 def find_laplacian(
