@@ -264,7 +264,7 @@ def cached():
         lambda x: x * eval("SCALE"),
         lambda x: x * np.random.default_rng().random(),
         lambda x: x * float(os.environ["SCALE"]),
-        lambda x: x * len(sys.argv),
+        lambda x: x * vars(sys)["maxsize"],
         functools.partial(lambda now, x: x * now(), time.perf_counter),
         functools.partial(operator.mul, Number(1.0)),
         functools.partial(lambda table, x: x * table["k"], Scaled(k=1.0)),

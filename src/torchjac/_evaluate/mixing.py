@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchjac._evaluate.seeds import BatchDims, rows_of_samples
 from torchjac._evaluate.tape import Linearized
 from torchjac._evaluate.witness import random_like, rows_are_close
-from torchjac._inputs.closure import reachable
+from torchjac._inputs.closure import owner_of, reachable
 from torchjac._torch import inside_transform
 from torchjac.errors import ArgumentError, MixedSamplesError
 
@@ -103,7 +103,7 @@ def because_of_batch_norm(func: Callable[..., Any]) -> str:
 
 def _batch_norms(func: Callable[..., Any], *, training: bool) -> Iterator[str]:
     """Names of the layers that use statistics of the batch, in training mode or in any."""
-    held = [("", func), ("", getattr(func, "__self__", None)), *reachable(func)]
+    held = [("", func), ("", owner_of(func)), *reachable(func)]
     for prefix, module in held:
         if not isinstance(module, nn.Module):
             continue

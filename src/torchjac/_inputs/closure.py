@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dis import get_instructions
 from functools import lru_cache, partial
-from types import CellType, CodeType, FunctionType, MethodType
+from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,10 +39,15 @@ def held_inputs(func: Callable[..., Any], leaves: Sequence[Tensor]) -> list[str]
 
 def held_modules(func: Callable[..., Any]) -> list[nn.Module]:
     """Modules that a call of `func` may run: itself, and those that it holds."""
-    values = [func, getattr(func, "__self__", None)]
+    values = [func, owner_of(func)]
     for _, value in reachable(func):
-        values += [value, getattr(value, "__self__", None), *_parts(value)]
+        values += [value, owner_of(value), *_parts(value)]
     return [value for value in values if isinstance(value, nn.Module)]
+
+
+def owner_of(func: Any) -> Any:
+    """What a method is bound to; whatever else `func` may be is not asked for anything."""
+    return func.__self__ if isinstance(func, MethodType | BuiltinMethodType) else None
 
 
 def reachable(func: Any) -> list[tuple[str, Any]]:

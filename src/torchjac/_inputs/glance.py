@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MemberDescriptorType
 from typing import Any
 
 import torch
@@ -113,6 +113,11 @@ def of_instance(value: Any) -> tuple[Any, ...]:
     return (type(value), *of_dict(vars(value)))
 
 
+def of_slots(slots: Sequence[MemberDescriptorType], value: Any) -> tuple[Any, ...]:
+    """The class, and what the slots of an instance hold, `...` for one that is not filled yet."""
+    return (type(value), *[_filled(slot, value) for slot in slots])
+
+
 def of_class(cls: type) -> tuple[Any, ...]:
     """The bases and all attributes."""
     return (cls.__mro__, *of_dict(vars(cls)))
@@ -132,6 +137,13 @@ def of_function(func: FunctionType) -> tuple[Any, ...]:
     """Code, defaults, attributes, and what the cells of its closure hold."""
     fixed = func.__code__, func.__defaults__, func.__kwdefaults__
     return (*fixed, *of_cells(func), *of_dict(vars(func)))
+
+
+def _filled(slot: MemberDescriptorType, value: Any) -> Any:
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return ...
 
 
 def _content(cell: CellType) -> Any:

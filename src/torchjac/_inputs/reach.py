@@ -12,6 +12,7 @@ from types import (
     MethodDescriptorType,
     MethodType,
     ModuleType,
+    SimpleNamespace,
     WrapperDescriptorType,
 )
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from torchjac._inputs.glance import (
     of_function,
     of_globals,
     of_instance,
+    of_slots,
     place_of,
     surroundings,
 )
@@ -40,10 +42,6 @@ from torchjac._torch import has_module_hooks, has_numbers
 
 class _Pair(NamedTuple):
     first: Any
-
-
-class _Plain:
-    """An instance holds a dict and nothing else."""
 
 
 _PLAIN = frozenset(
@@ -190,13 +188,29 @@ class Walk:
         self.glance.hold(known, partial(of_globals, names.globals))
         read = tuple([name for name in names.globals if name in known])
         self.marks += [id(code), read]
+        modules = {name for name in read if _is_of_user(known[name])}
         for name in read:
-            self.visit(known[name])
+            if name not in modules:
+                self.visit(known[name])
+        are_seen = [self._visit_part(known, path) for path in names.paths if path[0] in modules]
         self.visit(func.__defaults__)
         self.visit(func.__kwdefaults__)
         if vars(func):
             self._visit_dict(vars(func))
-        return not names.reads_outside
+        return all(are_seen) and not names.reads_outside
+
+    def _visit_part(self, known: dict[str, Any], path: Sequence[str]) -> bool:
+        """What code reads of a module of the user's, or of one in it; not what else is there."""
+        if not path or path[0] not in known:
+            return False
+        value = known[path[0]]
+        self.glance.hold(known, partial(of_globals, path[:1]))
+        if _is_of_user(value):
+            self.kept.append(value)
+            self.marks += [id(value), path[1:]]
+            return self._visit_part(vars(value), path[1:])
+        self.visit(value)
+        return True
 
     def _visit_builtin(self, func: Any) -> bool:
         owner = func.__self__
@@ -212,7 +226,7 @@ class Walk:
         for base in cls.__mro__:
             if base is not cls and id(base) in self._seen:
                 continue
-            if not _is_library(base.__module__):
+            if not _is_library(base.__module__) and base is not SimpleNamespace:
                 # Metaclasses may answer for attributes that nobody has.
                 if type(base) is not type and not _is_library(type(base).__module__):
                     self.is_complete = False
@@ -238,14 +252,19 @@ class Walk:
         return True
 
     def _visit_instance(self, value: Any, kind: type) -> bool:
-        # An instance that is larger than one with a dict alone keeps something where nobody sees.
-        is_open = hasattr(value, "__dict__") and not hasattr(kind, "__slots__")
-        if not is_open or kind.__basicsize__ > _Plain.__basicsize__:
+        slots = _slots_of(kind)
+        is_open = kind is object or hasattr(value, "__dict__") or "__slots__" in vars(kind)
+        if not is_open or _hides_something(kind, len(slots)):
             return False
         self.marks.append(id(kind))
         self.kept.append(kind)
         if id(kind) not in self._seen:
             self._visit_class(kind)
+        if slots:
+            self.glance.hold(value, partial(of_slots, slots))
+            self._visit_all(of_slots(slots, value))
+        if not hasattr(value, "__dict__"):
+            return True
         self.glance.hold(value, of_instance)
         state = vars(value)
         is_module = isinstance(value, nn.Module)
@@ -268,6 +287,24 @@ def _of_attached(tensor: Tensor) -> tuple[Any, ...]:
 def _of_partial(value: Any) -> tuple[Any, ...]:
     """What a partial call holds; its keywords are looked through apart."""
     return value.func, value.args
+
+
+def _slots_of(kind: type) -> list[MemberDescriptorType]:
+    """Of a class written in Python, and of those that it comes from."""
+    bases = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
+    return [v for known in bases for v in known.values() if isinstance(v, MemberDescriptorType)]
+
+
+def _hides_something(kind: type, slots: int) -> bool:
+    """Whether instances have room for more than slots, a dict, and weak references to them."""
+    # Positive offsets: those that Python keeps in front of an instance take no room in it.
+    known = slots + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    return kind.__basicsize__ > object.__basicsize__ + known * tuple.__itemsize__
+
+
+def _is_of_user(value: Any) -> bool:
+    """Whether this is a module that may change, and answers for nothing but what it holds."""
+    return type(value) is ModuleType and not _is_library(value.__name__)
 
 
 def _is_number(value: Any) -> bool:
