@@ -179,15 +179,23 @@ def _with_program(
     most = Budget(request.api, request.memory).pass_bytes(
         like.numel() * like.element_size(), x.device
     )
-    second = second_order(signature, seen.program)
     hessian = _hessian(signature)
-    refuse_many(1 if hessian else x.numel(), x, most)
-    seeds = _identity(x) if hessian is None else trace_seeds(hessian, x, most)
+    seeds = _seeds(hessian, x, most)
     pattern_s, began = perf_counter() - began, perf_counter()
-    program = emit_collapsed(second, x, seeds, like, most)
-    direct = Direct(program, REPLAY, (x,), request.api)
-    with torch.no_grad():
-        fault = fault_of(second, lambda p: direct.nonzeros([p]), seeds, signature, like, eps)
+
+    def emitted(*, nested: bool) -> tuple[Direct, str]:
+        second = second_order(signature, seen.program, nested=nested)
+        program = emit_collapsed(second, x, seeds, like, most)
+        direct = Direct(program, REPLAY, (x,), request.api)
+        with torch.no_grad():
+            fault = fault_of(second, lambda p: direct.nonzeros([p]), seeds, signature, like, eps)
+        return direct, fault
+
+    direct, fault = emitted(nested=False)
+    if fault:  # something may be hidden from second derivatives
+        with suppress(RuntimeError):  # no forward rule, or none that has one
+            direct, other = emitted(nested=True)
+            fault = other and fault
     if fault:
         raise NotImplementedError(fault)
     direct, candidates = _chosen(direct, request, x, eps)
@@ -202,7 +210,11 @@ def _with_program(
     )
 
 
-def _identity(x: Tensor) -> Tensor:
+def _seeds(hessian: SparsityPattern | None, x: Tensor, most_bytes: float) -> Tensor:
+    """As few as the pattern allows; one for each axis where there is none."""
+    if hessian is not None:
+        return trace_seeds(hessian, x, most_bytes)
+    refuse_many(x.numel(), x, most_bytes)
     return torch.eye(x.numel(), dtype=x.dtype, device=x.device).reshape(x.numel(), *x.shape)
 
 

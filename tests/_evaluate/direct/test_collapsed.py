@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from torchjac._evaluate.direct.bilinear import second_order
+from torchjac._evaluate.direct.bilinear import SecondOrder, second_order
 from torchjac._evaluate.direct.collapsed import collapsed, emit_collapsed
 from torchjac._evaluate.direct.runner import REPLAY, Direct
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._inputs.signature import bind
 from torchjac._linearize.linearize import linearize
-from torchjac._linearize.program import dependents
+from torchjac._linearize.program import LinearProgram, Node, Ref, Value, dependents
 
 aten = torch.ops.aten
 
@@ -104,6 +104,22 @@ def test_broadcasting_coefficients_and_vectors():
     seeds = torch.eye(3).double()
     second, like = found(func, x)
     torch.testing.assert_close(collapsed(second, x, seeds, like), by_hessian(func, x, seeds))
+
+
+def test_what_is_a_product_at_x_alone_is_carried_out_as_it_is():
+    # (x, v) -> (v where x > 0, else x) v: a multiplication of v for positive x only.
+    x, value = torch.ones(3).double(), Value((3,), torch.float64, (1,))
+    nodes = (
+        Node(aten.gt.Scalar, (Ref(0), 0), {}, (2,)),
+        Node(aten.where.self, (Ref(2), Ref(1), Ref(0)), {}, (3,)),
+        Node(aten.mul.Tensor, (Ref(3), Ref(1)), {}, (4,)),
+    )
+    program = LinearProgram(nodes, (value,) * 5, (0, 1), (), (4,), {}, {}, frozenset(), "jvp")
+    second = SecondOrder(program, {1: 1, 3: 1, 4: 2}, 4)
+    seeds = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.0, 1.0]]).double()
+    emitted = Direct(emit_collapsed(second, x, seeds, x), REPLAY, (x,))
+    assert emitted.nonzeros([x]).tolist() == (seeds**2).sum(0).tolist()
+    assert emitted.nonzeros([-x]).tolist() == (-seeds.sum(0)).tolist()
 
 
 def test_memory_that_is_not_there():

@@ -25,6 +25,7 @@ from torchjac._linearize.program import LinearProgram, Node, Ref, Value, map_ref
 from torchjac._linearize.rerun import check_repeatable, random_vector, run_node
 from torchjac._linearize.simplify import simplified, trimmed
 from torchjac._linearize.transpose import transposed
+from torchjac._torch import push_forward
 
 aten = torch.ops.aten
 # The other forms take numbers or lists.
@@ -50,18 +51,23 @@ class SecondOrder:
         return 0 if number is None else self.degrees.get(number, 0)
 
 
-def second_order(signature: Signature, program: LinearProgram) -> SecondOrder:
+def second_order(
+    signature: Signature, program: LinearProgram, *, nested: bool = False
+) -> SecondOrder:
     """Differentiate a linear program once more.
 
     Args:
         signature: A function of one tensor that returns one, and where.
         program: Its linear program.
+        nested: Take forward mode of the function under forward mode, not of the program. That
+            honours what is hidden from second derivatives, but some forward rules of PyTorch
+            (of layer_norm, say) have a wrong derivative.
 
     Returns:
         The second derivative along one vector, twice.
 
     Raises:
-        NotImplementedError: The program cannot be run again, or has no forward rule.
+        RuntimeError: The program cannot be run again, or has no forward rule.
     """
     check_repeatable(program)
     (x,) = signature.leaves
@@ -71,7 +77,7 @@ def second_order(signature: Signature, program: LinearProgram) -> SecondOrder:
         return SecondOrder(forward, {}, None)
     generator = torch.Generator().manual_seed(3)
     v = random_vector(forward.values[forward.tangents[0]], x.device, generator)
-    inner = _product(forward, x)
+    inner = _derivative(signature) if nested else _product(forward, x)
     once = signature._replace(
         call=inner, recall=inner, has_aux=False, is_arithmetic=False, beside=(v,)
     )
@@ -82,6 +88,17 @@ def second_order(signature: Signature, program: LinearProgram) -> SecondOrder:
     sources = twice.primals[1:], twice.tangents
     twice = _without_absent(twice, _memberships(twice, sources), x.device)
     return _merged(twice, _memberships(twice, sources))
+
+
+def _derivative(signature: Signature) -> Callable[[Sequence[Tensor]], Any]:
+    """The function (x, v) -> J(x) v by forward mode."""
+
+    def derivative(values: Sequence[Tensor]) -> Tensor:
+        x, v = values
+        (product,) = push_forward(lambda *inner: signature.replay(inner).tensors, [x], [v])
+        return torch.zeros_like(signature.replay([x]).tensors[0]) if product is None else product
+
+    return derivative
 
 
 def _product(program: LinearProgram, x: Tensor) -> Callable[[Sequence[Tensor]], Any]:

@@ -16,7 +16,7 @@ Sources:
     Dangel et al. (2025), "Collapsing Taylor mode automatic differentiation", NeurIPS 38.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
@@ -163,13 +163,10 @@ class _Run:
         (first, *others), (out, *more) = parts, node.outputs
         if not _is_elementwise(node) or any([p.number != first.number for p in others]):
             return False
-        vector = _random(first.base, 0)
-        factor = self._on(node, [p.coefficient for p in parts])
-        with outside_modes():
-            tried = self._on(node, [p.coefficient * vector for p in parts])
-            is_scaled = _close(tried, factor * vector)
-        if out is None or more or not is_scaled:
+        vector = _random(first.base.shape[1:], first.base, 0)
+        if out is None or more or not self._is_product(node, parts, [vector] * len(parts), vector):
             return False
+        factor = self._on(node, [p.coefficient for p in parts], self.known)
         self._carried[out] = _Carried(first.number, first.base, factor)
         return True
 
@@ -179,15 +176,23 @@ class _Run:
         (out, *more) = node.outputs
         if not _is_elementwise(node) or len(parts) != 2:
             return False
-        one, other = [_random(part.base, k) for k, part in enumerate(parts)]
-        factor = self._on(node, [p.coefficient for p in parts])
-        with outside_modes():
-            vectors = parts[0].coefficient * one, parts[1].coefficient * other
-            is_scaled = _close(self._on(node, vectors), factor * one * other)
-        if out is None or more or not is_scaled:
+        one, other = [_random(p.base.shape[1:], p.base, k) for k, p in enumerate(parts)]
+        if out is None or more or not self._is_product(node, parts, [one, other], one * other):
             return False
+        factor = self._on(node, [p.coefficient for p in parts], self.known)
         self.known[out] = factor * self._sum_of_products(*parts)
         return True
+
+    def _is_product(
+        self, node: Node, parts: Sequence[_Carried], vectors: Sequence[Tensor], product: Tensor
+    ) -> bool:
+        """Whether an operation on vectors gives their product times what it gives on ones."""
+        # What depends on x is replaced by other numbers, so that it is so for every x.
+        with outside_modes():
+            others = _Others(self.known, self._program.constants)
+            given = [p.coefficient for p in parts]
+            scaled = [c * v for c, v in zip(given, vectors, strict=True)]
+            return _close(self._on(node, scaled, others), self._on(node, given, others) * product)
 
     def _sum_of_products(self, one: _Carried, other: _Carried) -> Tensor:
         """What the vectors of two tensors multiplied with each other are, summed over k."""
@@ -225,12 +230,12 @@ class _Run:
             self._whole[number] = whole
         return self._whole[number]
 
-    def _on(self, node: Node, given: Sequence[Tensor]) -> Tensor:
+    def _on(self, node: Node, given: Sequence[Tensor], known: Mapping[int, Tensor]) -> Tensor:
         """An elementwise operation with other tensors in place of those that are carried."""
         left = iter(given)
 
         def fetch(ref: Ref) -> Tensor:
-            return next(left) if ref.number in self._carried else self.known[ref.number]
+            return next(left) if ref.number in self._carried else known[ref.number]
 
         kwargs = {key: map_refs(fetch, value) for key, value in node.kwargs.items()}
         return node.op(*map_refs(fetch, node.args), **kwargs)
@@ -257,12 +262,33 @@ def _lifted(stacked: Tensor, axes: int) -> Tensor:
     return stacked.reshape(k, *[1] * (axes - len(shape)), *shape)
 
 
-def _random(stacked: Tensor, seed: int) -> Tensor:
-    """A vector like those that are stacked."""
+class _Others(Mapping[int, Tensor]):
+    """Random tensors like those that depend on x, and those that do not as they are."""
+
+    def __init__(self, known: Mapping[int, Tensor], constants: Mapping[int, Tensor]) -> None:
+        self._known, self._constants = known, constants
+
+    def __getitem__(self, number: int) -> Tensor:
+        tensor = self._known[number]
+        if number in self._constants:
+            return tensor
+        if tensor.dtype == torch.bool:
+            return _random(tensor.shape, tensor.float(), number) > 0
+        if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+            return _random(tensor.shape, tensor, number)
+        return tensor
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _random(shape: Sequence[int], like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    dtype = torch.complex128 if stacked.is_complex() else torch.float64
-    vector = torch.randn(stacked.shape[1:], generator=generator, dtype=dtype)
-    return vector.to(stacked.device, stacked.dtype)
+    dtype = torch.complex128 if like.is_complex() else torch.float64
+    return torch.randn(shape, generator=generator, dtype=dtype).to(like.device, like.dtype)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
