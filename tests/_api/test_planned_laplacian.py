@@ -431,7 +431,9 @@ def test_weights_that_stay_get_a_program_again():
         plan(x)
     with torchjac.record() as runs:
         results = [plan(x) for _ in range(2)]
-    assert not [run for run in runs if run.api == "plan_laplacian"]
+    assert [(run.api, run.mode, run.method) for run in runs] == [
+        ("plan_laplacian", "direct", "replay")
+    ] * 2
     for result in results:
         torch.testing.assert_close(result, by_double_backward(net, x))
 

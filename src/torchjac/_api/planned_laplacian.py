@@ -17,6 +17,7 @@ from torchjac._evaluate.options import Options
 from torchjac._evaluate.tape import outside_inference_mode
 from torchjac._inputs.warn import warn
 from torchjac._pattern.pattern import SparsityPattern
+from torchjac._planner.apply import tell_direct
 from torchjac._planner.call import Call, World
 from torchjac._planner.explain import time_in_words
 from torchjac._planner.fit import Fit, fit_of
@@ -86,6 +87,7 @@ class LaplacianPlan:
         if direct is None or create_graph or inside_transform():
             options = Options(create_graph, memory=self._request.memory, allow_constant=True)
             return found.by_passes(self._call.bind(API, inputs), options, self._call.func)
+        tell_direct(API, direct)
         with torch.no_grad():
             return direct.nonzeros([leaf.detach() for leaf in leaves])
 
