@@ -9,7 +9,7 @@ As an edge has two ends, no two of which may have one color, such a coloring is 
 at distance 2 of the matrix that has a row for each edge and entries at its ends.
 """
 
-from math import inf
+from math import inf, prod
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torchjac._coloring.select import color_pattern
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._pattern.pattern import SparsityPattern
+from torchjac._pattern.separable import find_blocks
 
 Numbers = NDArray[np.int64]
 # With more edges, to try more orders takes longer than a few seeds would.
@@ -44,16 +45,14 @@ def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf)
     >>> trace_seeds(SparsityPattern.from_dense(tridiagonal), torch.zeros(4)).tolist()
     [[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     """
-    hessian = hessian.symmetrized()
-    rows, columns = hessian.rows, hessian.indices
-    places = np.unique(rows[rows == columns])
+    blocks = find_blocks(hessian, like.shape, like.shape) if hessian.nnz else None
+    if blocks is not None and hessian.nnz == prod(blocks.shape):  # all meet in each
+        places = np.arange(like.numel())
+        colors = blocks.column_numbers % blocks.shape[2]
+    else:
+        places, colors = _colored(hessian.symmetrized())
     if not len(places):
         return like.new_zeros(0, *like.shape)
-    vertex = np.full(hessian.shape[0], -1, np.int64)
-    vertex[places] = np.arange(len(places))
-    above = rows < columns
-    ends = np.stack([vertex[rows[above]], vertex[columns[above]]], 1)
-    colors = _colors(ends[(ends >= 0).all(1)], len(places))
     count = int(colors.max()) + 1
     refuse_many(count, like, most_bytes)
     seeds = torch.zeros(count, like.numel(), dtype=like.dtype, device=like.device)
@@ -62,10 +61,19 @@ def trace_seeds(hessian: SparsityPattern, like: Tensor, most_bytes: float = inf)
     return seeds.reshape(count, *like.shape)
 
 
+def _colored(hessian: SparsityPattern) -> tuple[Numbers, Numbers]:
+    """The coordinates with a diagonal entry, and their colors."""
+    rows, columns = hessian.rows, hessian.indices
+    places = np.unique(rows[rows == columns])
+    vertex = np.full(hessian.shape[0], -1, np.int64)
+    vertex[places] = np.arange(len(places))
+    above = rows < columns
+    ends = np.stack([vertex[rows[above]], vertex[columns[above]]], 1)
+    return places, _colors(ends[(ends >= 0).all(1)], len(places))
+
+
 def _colors(edges: Numbers, count: int) -> Numbers:
     """A color for each vertex, another one at both ends of each edge."""
-    if 2 * len(edges) == count * (count - 1):  # all meet
-        return np.arange(count)
     if not len(edges):
         return np.zeros(count, np.int64)
     starts = np.arange(0, edges.size + 1, 2)

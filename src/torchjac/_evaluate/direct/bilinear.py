@@ -11,7 +11,7 @@ linear in v: it is computed once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,11 +40,13 @@ class SecondOrder:
         program: The operations; x is its first input, v the second.
         degrees: Of each tensor that is no constant and not of x alone.
         output: Number of the result, None if it is zero at every x.
+        products: Of elementwise operations that were looked at, whether they multiply.
     """
 
     program: LinearProgram
     degrees: Mapping[int, int]
     output: int | None
+    products: dict[Node, bool] = field(default_factory=dict, repr=False)
 
     def degree(self, number: int | None) -> int:
         """How often a tensor depends on v; 0 for one of x alone."""

@@ -163,8 +163,7 @@ class _Run:
         (first, *others), (out, *more) = parts, node.outputs
         if not _is_elementwise(node) or any([p.number != first.number for p in others]):
             return False
-        vector = _random(first.base.shape[1:], first.base, 0)
-        if out is None or more or not self._is_product(node, parts, [vector] * len(parts), vector):
+        if out is None or more or not self._is_product(node, parts, is_second=False):
             return False
         factor = self._on(node, [p.coefficient for p in parts], self.known)
         self._carried[out] = _Carried(first.number, first.base, factor)
@@ -176,23 +175,28 @@ class _Run:
         (out, *more) = node.outputs
         if not _is_elementwise(node) or len(parts) != 2:
             return False
-        one, other = [_random(p.base.shape[1:], p.base, k) for k, p in enumerate(parts)]
-        if out is None or more or not self._is_product(node, parts, [one, other], one * other):
+        if out is None or more or not self._is_product(node, parts, is_second=True):
             return False
         factor = self._on(node, [p.coefficient for p in parts], self.known)
         self.known[out] = factor * self._sum_of_products(*parts)
         return True
 
-    def _is_product(
-        self, node: Node, parts: Sequence[_Carried], vectors: Sequence[Tensor], product: Tensor
-    ) -> bool:
+    def _is_product(self, node: Node, parts: Sequence[_Carried], *, is_second: bool) -> bool:
         """Whether an operation on vectors gives their product times what it gives on ones."""
-        # What depends on x is replaced by other numbers, so that it is so for every x.
-        with outside_modes():
-            others = _Others(self.known, self._program.constants)
-            given = [p.coefficient for p in parts]
-            scaled = [c * v for c, v in zip(given, vectors, strict=True)]
-            return _close(self._on(node, scaled, others), self._on(node, given, others) * product)
+        found = self._second.products
+        if node not in found:
+            # What depends on x is replaced by other numbers, so that it is so for every x.
+            with outside_modes():
+                others = _Others(self.known, self._program.constants)
+                given, vectors = [], []
+                for k, part in enumerate(parts):
+                    vectors.append(_random(part.base.shape[1:], part.base, k * is_second))
+                    given.append(_random(part.shape, part.base, len(parts) + k))
+                product = vectors[0] * vectors[1] if is_second else vectors[0]
+                scaled = [c * v for c, v in zip(given, vectors, strict=True)]
+                expected = self._on(node, given, others) * product
+                found[node] = _close(self._on(node, scaled, others), expected)
+        return found[node]
 
     def _sum_of_products(self, one: _Carried, other: _Carried) -> Tensor:
         """What the vectors of two tensors multiplied with each other are, summed over k."""
