@@ -10,7 +10,7 @@ import torch
 # Times are taken at least so often, then so long or so often.
 REPEATS, MOST_REPEATS = 3, 100
 # What is timed in turns runs so long at a time, for so many rounds, or so long in all.
-TURN_S, ROUNDS, IN_ALL_S = 1e-3, 25, 0.5
+TURN_S, ROUNDS, IN_ALL_S = 1e-3, 25, 0.2
 
 Run = Callable[[], object]
 
