@@ -329,6 +329,26 @@ def test_a_function_that_draws_random_numbers():
     torch.testing.assert_close(result, 2 * torch.rand(3))
 
 
+class Slotted:
+    """Holds a number where nobody can see it change."""
+
+    __slots__ = ("read",)
+
+    def __init__(self):
+        self.read = iter([])
+
+    def __call__(self, x):
+        return x**3 + len(list(self.read))
+
+
+def test_a_function_that_nobody_can_watch():
+    plan = fallen_back(Slotted(), points(3), "nobody can watch what it reads")
+    torch.testing.assert_close(plan(points(3)), 6 * points(3))
+    trusted = torchjac.plan_laplacian(Slotted(), points(3), backend="replay")
+    assert trusted.method == "collapsed forward mode, replay"
+    torch.testing.assert_close(trusted(points(3)), 6 * points(3))
+
+
 def test_batch_norm_in_training_mixes_samples_and_keeps_count():
     norm = nn.BatchNorm1d(3).double()
     plan = fallen_back(norm, BATCH, "changes buffers")

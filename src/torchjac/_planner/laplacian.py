@@ -155,7 +155,10 @@ def _unfit(
     if by_place or seen.program.reads_places:
         return "it reads memory by its place"
     if request.backend == AUTO and not is_watched:
-        return "nobody can watch what it reads besides its input"
+        return (
+            "nobody can watch what it reads besides its input, which backend='replay' trusts to "
+            "stay as it is"
+        )
     return ""
 
 
