@@ -224,9 +224,8 @@ def plan_laplacian(
     options = Options(memory=memory)
     signature = read_call(API, func, inputs, options)
     check_device(request, signature.leaves)
-    return LaplacianPlan(
-        call, request, fit_of(inputs, signature.leaves), _made(call, request, inputs)
-    )
+    fit = fit_of(inputs, signature.leaves, signature.positions)
+    return LaplacianPlan(call, request, fit, _made(call, request, inputs))
 
 
 @outside_inference_mode
