@@ -4,10 +4,12 @@ A new PyTorch release that moves one of them breaks this file and no other. Each
 what it relies on.
 """
 
+import copy
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
 from operator import getitem
@@ -429,10 +431,11 @@ def compile_graph(
     """A graph of operators compiled for tensors like `examples`, with nothing around it.
 
     What PyTorch puts around compiled code (guards, trees, views, the grad mode) takes longer than
-    a small program does. A graph of operators that writes to nothing needs none of it.
+    a small program does. A graph of operators that writes to nothing needs none of it. On a CPU
+    what calls the loops one after the other is compiled too, unless it lacks an operation.
 
     Args:
-        graph: Takes tensors, returns a list of them, and holds none; changed by this.
+        graph: Takes tensors, returns a list of them, and holds none.
         examples: What it will be called with: shapes, strides, dtypes and devices.
         parallel_from: Loops of fewer steps run in one thread.
 
@@ -443,6 +446,35 @@ def compile_graph(
     Raises:
         Exception: The compiler failed, or there is none.
     """
+    if examples and all([example.device.type == "cpu" for example in examples]):
+        with suppress(Exception), _refused_detours():  # what else fails, the other attempt says
+            call = _compile(copy.deepcopy(graph), examples, parallel_from, in_cpp=True)
+            call(list(examples))
+            return call
+    return _compile(graph, examples, parallel_from, in_cpp=False)
+
+
+@contextmanager
+def _refused_detours() -> Generator[None]:
+    """Meanwhile what C++ can only reach through Python, with a word of the log, is an error."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        if "missing a c-shim" in record.getMessage():
+            raise NotImplementedError(record.getMessage())
+        return True
+
+    log = logging.getLogger("torch._inductor.ir")
+    log.addFilter(refuse)
+    try:
+        yield
+    finally:
+        log.removeFilter(refuse)
+
+
+def _compile(
+    graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int, *, in_cpp: bool
+) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """A graph compiled, with what calls the loops in C++ or in Python."""
     inductor = import_module("torch._inductor.compile_fx")
     lowering = import_module("torch._inductor.lowering")
     # What is compiled without an environment of sizes is not kept on disk.
@@ -472,6 +504,7 @@ def compile_graph(
             config_patches={
                 "cpp.min_chunk_size": steps,
                 "realize_opcount_threshold": MOST_WRITTEN_OUT,
+                "cpp_wrapper": in_cpp,
             },
         )
     return made[-1].current_callable

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch._inductor import config, lowering
 
+from torchjac import _torch
 from torchjac._evaluate.direct.compiled import compiled, parts_of
 from torchjac.errors import FallbackWarning
 
@@ -173,6 +174,43 @@ def test_values_that_are_used_twice_again_and_again_compile_in_time() -> None:
 
 
 @quiet
+def solving() -> fx.GraphModule:
+    """x -> A^-1 x and more, of which a part has no way from C++."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    square = graph.call_function(torch.ops.aten.diag.default, (x,))
+    solve = torch.ops.aten._linalg_solve_ex.default
+    solved = graph.call_function(solve, (square, x))
+    first = graph.call_function(getitem, (solved, 0))
+    graph.output(graph.call_function(torch.ops.aten.mul.Tensor, (first, x)))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+@quiet
+def test_what_cplusplus_cannot_reach_is_called_from_python_without_a_word(capfd) -> None:
+    x = torch.linspace(1.0, 2.0, 5, dtype=torch.float64)
+    run = compiled("plan", solving(), [x])
+    torch.testing.assert_close(run([2 * x]), 2 * x)
+    assert "shim" not in capfd.readouterr().err
+
+
+@quiet
+def test_loops_are_called_from_python_where_that_cannot_be_compiled(monkeypatch) -> None:
+    tried = []
+
+    def picky(graph, examples, parallel_from, *, in_cpp):
+        tried.append(in_cpp)
+        if in_cpp:
+            raise RuntimeError("no")
+        return compile_part(graph, examples, parallel_from, in_cpp=in_cpp)
+
+    compile_part = _torch._compile
+    monkeypatch.setattr(_torch, "_compile", picky)
+    program, x = chain(3, point()), point()
+    torch.testing.assert_close(compiled("plan", program, [x])([x]), program(x))
+    assert tried == [True, False]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_many_programs_live_in_one_process() -> None:
