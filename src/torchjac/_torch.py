@@ -4,12 +4,11 @@ A new PyTorch release that moves one of them breaks this file and no other. Each
 what it relies on.
 """
 
-import copy
 import logging
 import math
 import warnings
 from collections.abc import Callable, Generator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from operator import getitem
@@ -425,56 +424,32 @@ def _nodes(outputs: Sequence[Tensor]) -> list[Any]:
 MOST_WRITTEN_OUT = 8
 
 
+# What PyTorch's compiler says of operations that compiled code cannot call.
+_NO_WAY = "missing a c-shim"
+
+
 def compile_graph(
-    graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int
+    graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int, *, in_cpp: bool
 ) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     """A graph of operators compiled for tensors like `examples`, with nothing around it.
 
     What PyTorch puts around compiled code (guards, trees, views, the grad mode) takes longer than
-    a small program does. A graph of operators that writes to nothing needs none of it. On a CPU
-    what calls the loops one after the other is compiled too, unless it lacks an operation.
+    a small program does. A graph of operators that writes to nothing needs none of it.
 
     Args:
-        graph: Takes tensors, returns a list of them, and holds none.
+        graph: Takes tensors, returns a list of them, and holds none; changed by this.
         examples: What it will be called with: shapes, strides, dtypes and devices.
         parallel_from: Loops of fewer steps run in one thread.
+        in_cpp: Compile what calls the loops one after the other too; on a CPU.
 
     Returns:
         What runs it: takes the inputs as a list, which it empties, and returns the outputs. The
         inputs have to lie as the examples do, which is not looked at.
 
     Raises:
-        Exception: The compiler failed, or there is none.
+        Exception: The compiler failed, or there is none. With `in_cpp` `lacks_a_way_from_cpp` tells
+            that this is for want of an operation.
     """
-    if examples and all([example.device.type == "cpu" for example in examples]):
-        with suppress(Exception), _refused_detours():  # what else fails, the other attempt says
-            call = _compile(copy.deepcopy(graph), examples, parallel_from, in_cpp=True)
-            call(list(examples))
-            return call
-    return _compile(graph, examples, parallel_from, in_cpp=False)
-
-
-@contextmanager
-def _refused_detours() -> Generator[None]:
-    """Meanwhile what C++ can only reach through Python, with a word of the log, is an error."""
-
-    def refuse(record: logging.LogRecord) -> bool:
-        if "missing a c-shim" in record.getMessage():
-            raise NotImplementedError(record.getMessage())
-        return True
-
-    log = logging.getLogger("torch._inductor.ir")
-    log.addFilter(refuse)
-    try:
-        yield
-    finally:
-        log.removeFilter(refuse)
-
-
-def _compile(
-    graph: torch.fx.GraphModule, examples: Sequence[Tensor], parallel_from: int, *, in_cpp: bool
-) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    """A graph compiled, with what calls the loops in C++ or in Python."""
     inductor = import_module("torch._inductor.compile_fx")
     lowering = import_module("torch._inductor.lowering")
     # What is compiled without an environment of sizes is not kept on disk.
@@ -495,7 +470,8 @@ def _compile(
     lock = import_module("torch._dynamo.convert_frame").compile_lock
     guards = import_module("torch._guards")
     tracing = guards.tracing(guards.TracingContext(fake))
-    with lock, whole, tracing, torch.no_grad(), warnings.catch_warnings():
+    detours = _refused_detours() if in_cpp else nullcontext()
+    with lock, whole, tracing, detours, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inductor.compile_fx(
             graph,
@@ -508,6 +484,28 @@ def _compile(
             },
         )
     return made[-1].current_callable
+
+
+def lacks_a_way_from_cpp(error: Exception) -> bool:
+    """Whether `compile_graph` failed because C++ can reach an operation only through Python."""
+    return _NO_WAY in str(error)
+
+
+@contextmanager
+def _refused_detours() -> Generator[None]:
+    """Meanwhile what C++ can only reach through Python, with a word of the log, is an error."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        if _NO_WAY in record.getMessage():
+            raise NotImplementedError(record.getMessage())
+        return True
+
+    log = logging.getLogger("torch._inductor.ir")
+    log.addFilter(refuse)
+    try:
+        yield
+    finally:
+        log.removeFilter(refuse)
 
 
 def _is_generated(node: torch.fx.Node, lowering: Any) -> bool:

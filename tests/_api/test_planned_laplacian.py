@@ -264,13 +264,8 @@ def fallen_back(func, x, reason):
     return plan
 
 
-class Forgetful(torch.autograd.Function):
+class Forgetful(Cubed):
     """x^3, whose first derivative hides from autograd that it depends on x."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
 
     @staticmethod
     def backward(ctx, g):

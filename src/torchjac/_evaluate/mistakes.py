@@ -58,3 +58,19 @@ def described(error: Exception) -> str:
     """
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *[line[:REASON_LENGTH] for line in lines[:1]]])
+
+
+def left_out(api: str, step: str) -> str:
+    """What is said of a step that failed and was left out.
+
+    Args:
+        api: Name of the public function.
+        step: Its name, and the error; or several.
+
+    Returns:
+        The text of a warning.
+    """
+    return (
+        f"{api}: what makes the Jacobian faster failed and is left out: {step}. The answer is the "
+        "same, the time may not be. Please report it."
+    )

@@ -28,10 +28,7 @@ from torchjac.errors import ShapeError
 
 @outside_inference_mode
 def laplacian_of(
-    signature: Signature,
-    options: Options,
-    batch: BatchDims | None,
-    func: Callable[..., Any],
+    signature: Signature, options: Options, batch: BatchDims | None, func: Callable[..., Any]
 ) -> Tensor:
     """Sum of the second derivatives along every axis, for each output.
 

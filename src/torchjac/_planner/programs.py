@@ -13,10 +13,10 @@ from torch import Tensor
 from torchjac._evaluate.chain.bracket import Bracket, choose_bracket, plain_bracket, rival_of
 from torchjac._evaluate.chain.emit import emit_bracket
 from torchjac._evaluate.direct.emit import DirectProgram
-from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct, left_out
+from torchjac._evaluate.direct.runner import CUDAGRAPHS, INDUCTOR, REPLAY, Direct
 from torchjac._evaluate.direct.transport import TooManyDerivativesError
 from torchjac._evaluate.memory import Budget
-from torchjac._evaluate.mistakes import can_be_left_out, described, is_our_own
+from torchjac._evaluate.mistakes import can_be_left_out, described, is_our_own, left_out
 from torchjac._inputs.signature import Signature
 from torchjac._inputs.warn import warn
 from torchjac._linearize.cost import Cost, cost_of

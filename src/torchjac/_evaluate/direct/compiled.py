@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from torchjac._evaluate.direct.replayed import Run
 from torchjac._evaluate.direct.strides import Strides, laid_out
+from torchjac._evaluate.mistakes import described, left_out
 from torchjac._inputs.warn import warn
-from torchjac._torch import compile_graph
+from torchjac._torch import compile_graph, lacks_a_way_from_cpp
 from torchjac.errors import FallbackWarning
 
 # Beyond this length what the compiler needs grows faster than what it is given.
@@ -79,7 +80,7 @@ def compiled(api: str, program: fx.GraphModule, examples: Sequence[Tensor]) -> R
     examples = [x.detach().clone() for x in examples]
     while True:
         try:
-            return _compiled(program, examples, apart)
+            return _compiled(api, program, examples, apart)
         except Exception as error:
             name = _operation_in(error)
             if name in apart or all(name != str(node.target) for node in program.graph.nodes):
@@ -98,7 +99,9 @@ def _operation_in(error: Exception) -> str:
     return found[1] if found else ""
 
 
-def _compiled(program: fx.GraphModule, examples: Sequence[Tensor], apart: Collection[str]) -> Run:
+def _compiled(
+    api: str, program: fx.GraphModule, examples: Sequence[Tensor], apart: Collection[str]
+) -> Run:
     inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
     (output,) = program.graph.output_node().all_input_nodes
     values = dict(zip(inputs, examples, strict=True))
@@ -109,7 +112,7 @@ def _compiled(program: fx.GraphModule, examples: Sequence[Tensor], apart: Collec
     steps = []
     for number, part in enumerate(parts):
         given = [values[node] for node in part.takes]
-        call = _eager(part) if part.is_eager else _call(part, given)
+        call = _eager(part) if part.is_eager else _call(api, part, given)
         # The next part is compiled for what this one gives, as it lies in memory.
         values.update(zip(part.gives, call(list(given)), strict=True))
         later = {node for after in parts[number + 1 :] for node in after.takes}
@@ -163,8 +166,23 @@ def _graph_of(part: Part) -> fx.GraphModule:
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
-def _call(part: Part, given: Sequence[Tensor]) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    return compile_graph(_graph_of(part), given, PARALLEL_FROM)
+def _call(
+    api: str, part: Part, given: Sequence[Tensor]
+) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """A part compiled; on a CPU with the calls between its loops, if C++ can make them."""
+    failure = ""
+    if given and all([tensor.device.type == "cpu" for tensor in given]):
+        try:
+            call = compile_graph(_graph_of(part), given, PARALLEL_FROM, in_cpp=True)
+            call(list(given))
+            return call
+        except Exception as error:
+            if not lacks_a_way_from_cpp(error):
+                failure = described(error)
+    call = compile_graph(_graph_of(part), given, PARALLEL_FROM, in_cpp=False)
+    if failure:  # of this alone, and not of the compiler
+        warn(left_out(api, f"calls in C++ ({failure})"), FallbackWarning)
+    return call
 
 
 def _eager(part: Part) -> Callable[[list[Tensor]], Sequence[Tensor]]:

@@ -14,7 +14,7 @@ from torchjac._evaluate.direct.emit import DirectProgram
 from torchjac._evaluate.direct.replayed import Run, replayed
 from torchjac._evaluate.direct.strides import laid_out, strides_of
 from torchjac._evaluate.direct.written import Form, Written
-from torchjac._evaluate.mistakes import can_be_left_out, described
+from torchjac._evaluate.mistakes import can_be_left_out, described, left_out
 from torchjac._inputs.warn import warn
 from torchjac.errors import FallbackWarning
 
@@ -134,22 +134,6 @@ class Direct:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which belongs to this process."""
         return dict(self.__dict__, _whole=None, _storing=None)
-
-
-def left_out(api: str, step: str) -> str:
-    """What is said of a step that failed and was left out.
-
-    Args:
-        api: Name of the public function.
-        step: Its name, and the error; or several.
-
-    Returns:
-        The text of a warning.
-    """
-    return (
-        f"{api}: what makes the Jacobian faster failed and is left out: {step}. The answer is the "
-        "same, the time may not be. Please report it."
-    )
 
 
 def storing(varying: fx.GraphModule, targets: Tensor | slice | None) -> fx.GraphModule:
